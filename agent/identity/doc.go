@@ -6,13 +6,14 @@
 //
 // A state directory holds one folder "identity" (mode 0700, files 0600) with the name
 // of the host and the mesh, the CA certificates it trusts, the gossip keys, on hosts that
-// hold it the CA key (the keyring), and one file with the host's private key and certificate together. The folder appears
+// hold it the keyring (the keys of CAs, the private keys for Secrets, the note of the newest
+// recovery bundle), and one file with the host's private key and certificate together. The folder appears
 // in one rename, so a host is either a member or not, never half of one. The key and the
 // certificate share a file so that a rotation replaces both or neither.
 //
 // The replicated store holds, under /mesh/, what every host must agree on: the CA
 // (/mesh/ca), the gossip keys (/mesh/gossip), which recovery bundle was made
-// (/mesh/bundles), the tokens (/mesh/tokens/<id>), one
+// (/mesh/bundles), the keyring for that bundle (/mesh/escrow), the tokens (/mesh/tokens/<id>), one
 // record per host (/mesh/hosts/<name>), a mark for each membership that has ended
 // (/mesh/departed/<host ID>), a mark for each name whose host was removed by force,
 // until another machine takes the name (/mesh/expelled/<name>), the list of the mesh's voters
@@ -37,7 +38,9 @@
 // The private key of the CA is in the replicated store of a new mesh, so it is on the disk
 // of every host, and each state directory holds another copy. Once a recovery bundle was
 // made (Bundle, Custody), the key leaves the store (WithdrawCAKey), and only voters hold
-// it, each in its identity folder; agent/membership decides when. A host without the key
+// it, each in its identity folder; agent/membership decides when. Keys that are made after the
+// bundle are in escrow for it (EscrowRecord), so that it gives them back; which bundle is the
+// newest a voter's keyring knows (KnownBundle), since any host can write the store. A host without the key
 // passes on what it is asked to sign to a voter (Authority), so any host still admits and
 // renews. A mesh that was switched off for longer than its certificates are valid recovers
 // without help: each host that holds the key signs its own certificate (SelfIssuer),

@@ -30,16 +30,27 @@ func (i *Identity) RecoverCA(stored raftstore.Record) ([]raftstore.Op, error) {
 	if err != nil {
 		return nil, err
 	}
-	known := slices.ContainsFunc(trusted, signing[0].Equal)
-	if known && (len(rec.Key) > 0 || i.HoldsCAKey(PinOf(signing[0]))) {
+	known, behind := slices.ContainsFunc(trusted, signing[0].Equal), rec.Generation < generation
+	if known && !behind && (len(rec.Key) > 0 || i.HoldsCAKey(PinOf(signing[0]))) {
 		return nil, nil
 	}
 	chosen := i.newestHeld(append(slices.Clone(trusted), signing[0]), rec)
-	switch {
-	case chosen == nil:
+	if chosen == nil {
 		return nil, ErrNoCAKey
-	case chosen.Equal(signing[0]):
-		return nil, i.goBackTo(rec)
+	}
+	if _, err := ParseCA(EncodeCertificates(chosen), rec.Key); err == nil {
+		if err := i.KeepCAKey(rec.Key); err != nil {
+			return nil, err
+		}
+	}
+	if !known && chosen.Equal(signing[0]) {
+		// What hosts trust never has an older version again.
+		rec.Generation = max(rec.Generation, generation+1)
+		if err := i.trustAgain(rec); err != nil || !behind {
+			return nil, err
+		}
+		op, err := rewriteOp(stored, rec)
+		return []raftstore.Op{op}, err
 	}
 	others := slices.DeleteFunc(trusted, chosen.Equal)
 	rec.Certificate, rec.Key = EncodeCertificates(chosen), nil
@@ -50,14 +61,9 @@ func (i *Identity) RecoverCA(stored raftstore.Record) ([]raftstore.Op, error) {
 	return []raftstore.Op{op}, err
 }
 
-// goBackTo lets this host trust the CAs of a record that it does not trust now, and gives it a
+// trustAgain lets this host trust the CAs of a record that it does not trust now, and gives it a
 // certificate of the one that signs.
-func (i *Identity) goBackTo(rec CARecord) error {
-	if len(rec.Key) > 0 {
-		if err := i.KeepCAKey(rec.Key); err != nil {
-			return err
-		}
-	}
+func (i *Identity) trustAgain(rec CARecord) error {
 	if _, err := i.KeepTrust(rec.Bundle, rec.Generation); err != nil {
 		return err
 	}

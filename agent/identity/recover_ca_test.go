@@ -17,20 +17,23 @@ import (
 func TestTheNewestCAIsRecovered(t *testing.T) {
 	const older, newer = "the older CA", "the newer CA"
 	for name, c := range map[string]struct {
-		trusts, signs string   // the host trusts, by the state signs
+		trusts, signs string   // the host trusts in version 1, by the state signs
+		generation    uint64   // the version in the state
 		holds         []string // keys
 		inState       bool     // the key of the CA that signs is in the state
 		want          string   // "" is none
 		changes       bool     // the record is changed
 	}{
-		"nothing was replaced":                      {older, older, []string{older}, false, older, false},
-		"nothing was replaced, and there is no key": {older, older, nil, false, "", false},
-		"the key is in the state":                   {older, older, nil, true, older, false},
-		"a backup from before the rotation":         {newer, older, []string{older, newer}, false, newer, true},
-		"the same, and its state has the old key":   {newer, older, []string{newer}, true, newer, true},
-		"the same, and only the old key is left":    {newer, older, []string{older}, false, older, false},
-		"a host that was off during the rotation":   {older, newer, []string{older, newer}, false, newer, false},
-		"the same, and the new key is lost":         {older, newer, []string{older}, false, older, true},
+		"nothing was replaced":                      {older, older, 1, []string{older}, false, older, false},
+		"nothing was replaced, and there is no key": {older, older, 1, nil, false, "", false},
+		"the key is in the state":                   {older, older, 1, nil, true, older, false},
+		"a backup of an older version":              {older, older, 0, []string{older}, false, older, true},
+		"the same, and the key is in the state":     {older, older, 0, nil, true, older, true},
+		"a backup from before the rotation":         {newer, older, 0, []string{older, newer}, false, newer, true},
+		"the same, and its state has the old key":   {newer, older, 0, []string{newer}, true, newer, true},
+		"the same, and only the old key is left":    {newer, older, 0, []string{older}, false, older, true},
+		"a host that was off during the rotation":   {older, newer, 2, []string{older, newer}, false, newer, false},
+		"the same, and the new key is lost":         {older, newer, 2, []string{older}, false, older, true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -50,7 +53,7 @@ func TestTheNewestCAIsRecovered(t *testing.T) {
 						t.Fatal(err)
 					}
 				}
-				rec := identity.CARecord{MeshID: m.First.MeshID(), Certificate: cas[c.signs].CertificatePEM(), Bundle: cas[c.signs].CertificatePEM()}
+				rec := identity.CARecord{MeshID: m.First.MeshID(), Generation: c.generation, Certificate: cas[c.signs].CertificatePEM(), Bundle: cas[c.signs].CertificatePEM()}
 				if c.inState {
 					rec.Key = must(cas[c.signs].KeyPEM())
 				}
@@ -66,12 +69,15 @@ func TestTheNewestCAIsRecovered(t *testing.T) {
 				}
 				for _, op := range ops {
 					rec = identity.CARecord{}
-					if err := json.Unmarshal(op.Value, &rec); err != nil || op.Key != identity.KeyCA || len(rec.Key) > 0 || rec.Generation != 2 {
+					if err := json.Unmarshal(op.Value, &rec); err != nil || op.Key != identity.KeyCA || (len(rec.Key) > 0 && c.want != c.signs) || rec.Generation <= max(c.generation, 1) {
 						t.Errorf("the change %s: generation %d, a key of %d bytes, %v", op.Key, rec.Generation, len(rec.Key), err)
 					}
 				}
-				if again := open(t, host.Dir()); !c.changes && again.SignedBy() != cas[c.want].Pin() && c.trusts != c.want {
+				if again := open(t, host.Dir()); again.SignedBy() != cas[c.want].Pin() && c.trusts != c.want {
 					t.Errorf("the host's certificate is of %s", again.SignedBy())
+				}
+				if !host.HoldsCAKey(cas[c.want].Pin()) && len(rec.Key) == 0 {
+					t.Error("the key is lost")
 				}
 				if want := cas[c.want].Pin(); rec.InUse()[0] != want || !trusts(t, host, want) {
 					t.Errorf("%s signs, and is trusted: %v", rec.InUse()[0], trusts(t, host, want))

@@ -9,6 +9,7 @@
 //	admission Admission: which hosts and certificates are accepted
 //	renewal   who signs this host's next certificate
 //	keyring   where the key of the mesh's CA is, and moves to
+//	escrow    what the newest recovery bundle gives back, and which that is
 //	record    this host's record in the store
 //	subnet    this host's part of the default guest network
 //	leave     how this host leaves voluntarily
