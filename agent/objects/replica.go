@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"iter"
 	"slices"
-	"sync"
 
 	"virtmesh/raftstore"
 )
@@ -218,7 +217,7 @@ func (r *Replica) Watch(ctx context.Context, req raftstore.WatchRequest) (Watche
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	o := &openingWatcher{Watcher: w, events: make(chan raftstore.Event), stopped: ctx.Done(), stop: cancel}
-	go o.run(ctx, r)
+	go o.openEvents(ctx, r)
 	return o, nil
 }
 
@@ -238,74 +237,4 @@ func (r *Replica) openAll(ctx context.Context, records []raftstore.Record) ([]ra
 		}
 	}
 	return records, nil
-}
-
-// openingWatcher opens the records of another watcher's events.
-type openingWatcher struct {
-	Watcher
-	events  chan raftstore.Event
-	stopped <-chan struct{}
-	stop    context.CancelFunc
-
-	mu  sync.Mutex
-	err error // that ended the watch
-}
-
-func (o *openingWatcher) run(ctx context.Context, r *Replica) {
-	defer close(o.events)
-	for ev := range o.Watcher.Events() {
-		if err := r.openEvent(ctx, &ev); err != nil {
-			o.mu.Lock()
-			o.err = fmt.Errorf("open %s: %w", ev.Record.Key, err)
-			o.mu.Unlock()
-			o.Watcher.Stop()
-			return
-		}
-		select {
-		case o.events <- ev:
-		case <-o.stopped:
-			return
-		}
-	}
-}
-
-// openEvent opens the records of an event.
-func (r *Replica) openEvent(ctx context.Context, ev *raftstore.Event) error {
-	var records []raftstore.Record
-	if ev.Type == raftstore.Put {
-		records = append(records, ev.Record)
-	}
-	if ev.Prev != nil {
-		records = append(records, *ev.Prev)
-	}
-	opened, err := r.openAll(ctx, records)
-	if err != nil {
-		return err
-	}
-	if ev.Type == raftstore.Put {
-		ev.Record = opened[0]
-	}
-	if ev.Prev != nil {
-		ev.Prev = &opened[len(opened)-1]
-	}
-	return nil
-}
-
-// Events implements Watcher.
-func (o *openingWatcher) Events() <-chan raftstore.Event { return o.events }
-
-// Err implements Watcher.
-func (o *openingWatcher) Err() error {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	if o.err != nil {
-		return o.err
-	}
-	return o.Watcher.Err()
-}
-
-// Stop implements Watcher.
-func (o *openingWatcher) Stop() {
-	o.stop()
-	o.Watcher.Stop()
 }

@@ -86,25 +86,31 @@ func TestNobodyOpensWhatIsSealed(t *testing.T) {
 // A list with an object that no key opens fails before its first byte is written, and says
 // which object it is and what helps.
 func TestAListNamesWhatNobodyOpens(t *testing.T) {
+	listNames(t, kinds.For[*corev1.Secret](), func() runtime.Object { return &corev1.Secret{} }, &corev1.SecretList{}, "kubectl delete -n ns secret lost")
+	listNames(t, kinds.For[*corev1.ConfigMap](), func() runtime.Object { return &corev1.ConfigMap{} }, &corev1.ConfigMapList{}, "kubectl delete -n ns configmap lost")
+}
+
+// listNames lists a kind one of whose objects no key opens, and looks whether the error has words.
+func listNames(t *testing.T, kind *kinds.Kind, object func() runtime.Object, list runtime.Object, words string) {
+	t.Helper()
 	raft := raftstoretest.New(t)
-	kind := kinds.For[*corev1.Secret]()
-	lost := `{"sealed":{"key":"gone","wrapped":"","content":""},"kind":"Secret","apiVersion":"v1","metadata":{"name":"lost","namespace":"ns"}}`
+	lost := `{"sealed":{"key":"gone","wrapped":"","content":""},"kind":"` + kind.GVK.Kind + `","apiVersion":"v1","metadata":{"name":"lost","namespace":"ns"}}`
 	at := kind.StoreKey(kinds.Key{Namespace: "ns", Name: "lost"})
 	if _, err := raft.Commit(t.Context(), raftstore.Txn{Ops: []raftstore.Op{{Key: at, Value: []byte(lost)}}}); err != nil {
 		t.Fatal(err)
 	}
 	s := store.New(store.Config{
 		Backend: objects.FromRaft(raft, &objectstest.Sealer{}), Codec: store.NewCodec(kind),
-		Resource: schema.GroupResource{Resource: "secrets"}, Prefix: strings.TrimSuffix(kind.Prefix(), "/"),
-		New: func() runtime.Object { return &corev1.Secret{} }, Turns: store.NewTurns(1 << 20),
+		Resource: schema.GroupResource{Resource: kind.Resource}, Prefix: strings.TrimSuffix(kind.Prefix(), "/"),
+		New: object, Turns: store.NewTurns(1 << 20),
 	})
 	undecoded := s.Undecoded()
 	everything := apistorage.ListOptions{Recursive: true, Predicate: apistorage.Everything}
 	for how, err := range map[string]error{
-		"decoded":   s.GetList(t.Context(), kind.Prefix(), everything, &corev1.SecretList{}),
+		"decoded":   s.GetList(t.Context(), kind.Prefix(), everything, list),
 		"undecoded": undecoded.GetList(t.Context(), kind.Prefix(), everything, undecoded.NewUndecodedList()),
 	} {
-		if err == nil || !strings.Contains(err.Error(), "kubectl delete -n ns secret lost") {
+		if err == nil || !strings.Contains(err.Error(), words) {
 			t.Errorf("%s: %v", how, err)
 		}
 	}

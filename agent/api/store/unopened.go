@@ -3,7 +3,9 @@ package store
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"strings"
 
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apiserver/pkg/storage"
@@ -23,9 +25,12 @@ func (s *Store) sealable() bool {
 // opens. Without it they would be taken for whole ones, and with it for one without data. It comes
 // before the first byte of the list, or of the event.
 func errUnopened(rec raftstore.Record) error {
-	_, key, _ := kinds.ParseStoreKey(rec.Key)
+	kind, key, ok := kinds.ParseStoreKey(rec.Key)
+	if !ok {
+		return errors.New("no key of this mesh opens it")
+	}
 	return fmt.Errorf("no key of this mesh opens it, so nobody can read it any more; lists and watches work again once it is deleted: "+
-		"'kubectl delete -n %s secret %s'", key.Namespace, key.Name)
+		"'kubectl delete -n %s %s %s'", key.Namespace, strings.ToLower(kind.GVK.Kind), key.Name)
 }
 
 // WithoutUnopened returns the same store, whose lists leave out what no key of the mesh opens. It
