@@ -56,5 +56,6 @@
 //
 // It opens no port and speaks no protocol: agent/port/enrol does. A host's certificate is
 // valid for hours and is not renewed once the host's record is gone; Hosts.Admit refuses
-// it even before it expires. The package does not replace the CA of a running mesh.
+// it even before it expires. When the CA is replaced (CARecord), and when a key moves, decides
+// agent/membership.
 package identity

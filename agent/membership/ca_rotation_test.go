@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"slices"
 	"testing"
 	"time"
@@ -271,5 +272,118 @@ func TestTheCAIsNotReplacedWithoutABundle(t *testing.T) {
 	}
 	if rec, err := identity.ReadCARecord(t.Context(), first.store, localRead); err != nil || rec.Stage != "" {
 		t.Errorf("%s, %v", rec.Stage, err)
+	}
+}
+
+// Any host goes on with what another one has begun, at each step; a connection that is open stays
+// open, and the mesh decides all the while.
+func TestAnyHostGoesOnWithTheReplacement(t *testing.T) {
+	first, second := replaceable(t)
+	listener, err := first.port.Listen("virtmesh-test")
+	if err != nil {
+		t.Fatal(err)
+	}
+	conn, err := second.port.DialHost(t.Context(), "virtmesh-test", "host1", first.config.MeshAddress())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	accepted, err := listener.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer accepted.Close()
+	before := first.identity.SignedBy()
+	for n := 1; n <= 4; n++ {
+		uid := types.UID(fmt.Sprint("rotation ", n))
+		carryOut(t, caRotationBy(second, uid, time.Hour)[:n])
+		carryOut(t, caRotationBy(first, uid, time.Hour))
+		mustFollow(t, second, first.identity)
+		if first.identity.SignedBy() == before {
+			t.Fatalf("replacement %d: the CA is the same", n)
+		}
+		before = first.identity.SignedBy()
+	}
+	if n := first.port.CutOff(first.admission.Ended) + second.port.CutOff(second.admission.Ended); n != 0 {
+		t.Errorf("%d connections are cut off", n)
+	}
+	if _, err := conn.Write([]byte("still")); err != nil {
+		t.Error(err)
+	}
+	text := make([]byte, 5)
+	if _, err := io.ReadFull(accepted, text); err != nil || string(text) != "still" {
+		t.Errorf("the connection from before has ended: %q, %v", text, err)
+	}
+}
+
+// A rotation that takes over from one that was given up goes on with another CA: who is to be
+// shut out may know the key of that one. One whose new CA signs already is ended first.
+func TestAReplacementTakesOver(t *testing.T) {
+	first, second := replaceable(t)
+	carryOut(t, caRotationBy(first, "given up", time.Hour)[:3])
+	rec, err := identity.ReadCARecord(t.Context(), first.store, localRead)
+	if err != nil {
+		t.Fatal(err)
+	}
+	abandoned, _ := rec.NextCA()
+	carryOut(t, caRotationBy(first, "taking over", time.Hour)[:4])
+	signs := first.identity.SignedBy()
+	if signs == abandoned {
+		t.Error("the CA of the one that was given up signs")
+	}
+	carryOut(t, caRotationBy(second, "the third", time.Hour))
+	mustFollow(t, second, first.identity)
+	rec, err = identity.ReadCARecord(t.Context(), first.store, localRead)
+	if err != nil || len(rec.Former) != 2 || first.identity.SignedBy() == signs {
+		t.Errorf("%d former CAs, %v", len(rec.Former), err)
+	}
+	// Who carried out the ones before is satisfied.
+	carryOut(t, caRotationBy(first, "the third", time.Hour))
+}
+
+// If whoever made the next CA is gone with its key before others have it, the leader makes another.
+func TestTheNextCAIsMadeAgain(t *testing.T) {
+	first, _ := pair(t)
+	makeGoodBundle(t, first)
+	stepUntil(t, first, withdrawKey)
+	if err := identity.WantCA(t.Context(), first.store, "one"); err != nil {
+		t.Fatal(err)
+	}
+	stepUntil(t, first, makeNext)
+	lost, err := identity.ReadCARecord(t.Context(), first.store, localRead)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := first.identity.DropCAKeysBut(lost.InUse()[0]); err != nil {
+		t.Fatal(err)
+	}
+	stepUntil(t, first, fetchNext)
+	rec, err := identity.ReadCARecord(t.Context(), first.store, localRead)
+	next, ok := rec.NextCA()
+	if before, _ := lost.NextCA(); err != nil || !ok || next == before || !first.identity.HoldsCAKey(next) {
+		t.Errorf("%v, %v", ok, err)
+	}
+}
+
+// The removal of a host that may have the CA's key ends with another CA; why not, is said.
+func TestARemovalReplacesTheCA(t *testing.T) {
+	bare, _ := pair(t)
+	if why, err := bare.whyCAStays(t.Context()); err != nil || why == "" {
+		t.Errorf("without a bundle the CA stays because %q, %v", why, err)
+	}
+	first, second := replaceable(t)
+	if why, err := first.whyCAStays(t.Context()); err != nil || why != "" {
+		t.Errorf("the CA stays because %q, %v", why, err)
+	}
+	before := stolenCA(t, first)
+	op := &meshv1alpha1.Operation{Spec: meshv1alpha1.OperationSpec{Type: meshv1alpha1.RemoveHost, Target: "host2", Force: true, ReplaceCA: true}}
+	op.UID = "removal"
+	shutdown(second)
+	carryOut(t, first.RemovalSteps(op, objects.FromRaft(first.store, nil), func(context.Context, string) error { return nil }, nil))
+	if first.identity.SignedBy() == before.Pin() {
+		t.Error("the CA is the same")
+	}
+	if err := answers(t, first, forgedHost(t, first, before, identity.NewNode("host9"))); err == nil {
+		t.Error("the key of the CA of before opens the mesh")
 	}
 }

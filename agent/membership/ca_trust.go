@@ -177,8 +177,8 @@ func (v verdict) trusted(ctx context.Context) (said enrol.Standing, certain bool
 	count := map[string]int{}
 	for _, a := range answers {
 		if a.known && len(a.said.CABundle) > 0 && !a.said.Expelled {
-			if print := identity.TrustFingerprint(a.said.CABundle); print != "" {
-				if count[print]++; a.said.Generation >= said.Generation {
+			if name := identity.TrustFingerprint(a.said.CABundle); name != "" {
+				if count[name]++; a.said.Generation >= said.Generation {
 					said = a.said
 				}
 			}

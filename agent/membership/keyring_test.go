@@ -47,6 +47,11 @@ func TestPlanKeyring(t *testing.T) {
 		"a follower that dropped it":        {keyringView{level: now, bundled: true}, nothingToMove},
 		"a new voter":                       {keyringView{level: now, bundled: true, voter: true}, fetchKey},
 		"a voter that holds it":             {keyringView{level: now, bundled: true, voter: true, leader: true, held: true}, nothingToMove},
+		"a replacement waits":               {keyringView{level: level.Succession, recipient: true, voter: true, leader: true, held: true, wanted: true, nextHeld: true}, makeNext},
+		"the same at another voter":         {keyringView{level: level.Succession, recipient: true, voter: true, held: true, wanted: true, nextHeld: true}, nothingToMove},
+		"a next CA":                         {keyringView{level: level.Succession, recipient: true, voter: true, held: true}, fetchNext},
+		"a former CA":                       {keyringView{level: level.Succession, recipient: true, voter: true, held: true, nextHeld: true, surplus: true}, dropFormer},
+		"keys of no use on a follower":      {keyringView{level: level.Succession, recipient: true, nextHeld: true, surplus: true}, dropKey},
 	} {
 		if got := planKeyring(c.view); got != c.want {
 			t.Errorf("%s: %s, want %s", name, got, c.want)
