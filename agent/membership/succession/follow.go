@@ -135,16 +135,15 @@ func (k *Keeper) ask(ctx context.Context) error {
 		k.silentSince = now
 	}
 	heard, fresh := k.news.take()
+	sources := k.sources(heard)
+	if !slices.Equal(sources, k.known) {
+		k.known, k.pause = sources, 0
+	}
 	if k.cfg.Fetch == nil || !fresh && (now.Sub(k.silentSince) < silence || now.Sub(k.asked) < k.pause) {
 		return nil
 	}
 	k.asked, k.pause = now, max(askPause, min(2*k.pause, maxAskPause))
-	sources := slices.Concat(heard, k.cfg.Sources())
-	for _, voter := range k.Voters() {
-		sources = append(sources, voter.Address)
-	}
-	slices.Sort(sources)
-	sources = slices.DeleteFunc(slices.Compact(sources), func(address string) bool { return address == "" })
+	sources = slices.Clone(sources)
 	rand.Shuffle(len(sources), func(i, j int) { sources[i], sources[j] = sources[j], sources[i] })
 	var refused error
 	for _, source := range sources[:min(len(sources), askedAtOnce)] {
@@ -158,6 +157,16 @@ func (k *Keeper) ask(ctx context.Context) error {
 	}
 	k.setRefused(refused)
 	return nil
+}
+
+// sources returns the addresses of hosts that may have later lists, sorted.
+func (k *Keeper) sources(heard []string) []string {
+	sources := slices.Concat(heard, k.cfg.Sources())
+	for _, voter := range k.Voters() {
+		sources = append(sources, voter.Address)
+	}
+	slices.Sort(sources)
+	return slices.DeleteFunc(slices.Compact(sources), func(address string) bool { return address == "" })
 }
 
 // fetch takes the later lists of another host, if they follow from the list that this one has,

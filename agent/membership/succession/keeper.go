@@ -80,6 +80,7 @@ type Keeper struct {
 	silentSince time.Time // zero: the leader is heard
 	asked       time.Time // the last round of asking others
 	pause       time.Duration
+	known       []string  // who could be asked in the last step
 	told        time.Time // when hosts that are not heard were told last, and whose turn is next
 	turn        int
 	unsigned    time.Time // since when the leader waits for signatures; zero: it does not
