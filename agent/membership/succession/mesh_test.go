@@ -217,4 +217,3 @@ func (m *mesh) switchOff(name string) *host {
 	m.start(h, m.copyOf(m.store))
 	return h
 }
-
