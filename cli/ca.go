@@ -12,6 +12,8 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"virtmesh/agent/identity"
+	"virtmesh/agent/kinds/meshv1alpha1"
 	"virtmesh/agent/level"
 	"virtmesh/agent/port/admin"
 )
@@ -46,7 +48,7 @@ func caRotate(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	err = withProgress(c.Context, c.App.ErrWriter, conn, meshCA, func() error {
+	err = withProgress(c.Context, c.App.ErrWriter, conn, meshv1alpha1.CA, func() error {
 		return conn.mesh(c.Context, http.MethodPost, admin.CAPath+"/rotation", admin.CARotationRequest{Deadline: c.Duration("deadline")}, nil)
 	})
 	if err != nil {
@@ -109,19 +111,19 @@ func caSentence(ca admin.CACertificate) string {
 // stageSentence says how far a replacement of the CA is.
 func stageSentence(ca *admin.CAStatus) string {
 	running := "; 'virtmesh operation watch " + cmp.Or(ca.Operation, "NAME") + "' follows the replacement"
-	switch ca.Stage {
+	switch identity.CAStage(ca.Stage) {
 	case "":
 		if ca.KeyInState {
 			return "the CA is the one that the mesh was made with, and every host and every backup holds its key: '" + bundleCommand + "' on a voter, then it can be replaced"
 		}
 		return "the CA is the one that the mesh was made with"
-	case "wanted":
+	case identity.CAWanted:
 		return "the next CA is being made, and given to the voters" + running
-	case "given":
+	case identity.CAGiven:
 		return "the hosts take the next CA; the present one signs" + running
-	case "signing":
+	case identity.CASigning:
 		return "the new CA signs, and the hosts get certificates of it" + running
-	case "replaced":
+	case identity.CAReplaced:
 		return "the CA was replaced; the one before signs nothing any more"
 	}
 	return ca.Stage
@@ -177,6 +179,3 @@ func explainOtherCA(err error) string {
 	}
 	return ""
 }
-
-// meshCA is the target of an operation that replaces the CA.
-const meshCA = "mesh-ca"

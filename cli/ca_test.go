@@ -30,7 +30,7 @@ func caOf(digit string) admin.CACertificate {
 // that no mesh takes is refused before anything is asked.
 func TestCARotate(t *testing.T) {
 	mesh := wellMesh()
-	mesh.ca = admin.CAStatus{Signing: caOf("a"), Stage: "replaced", Have: []string{"host1"}, Off: []string{"host2"},
+	mesh.ca = admin.CAStatus{Signing: caOf("a"), Stage: "Replaced", Have: []string{"host1"}, Off: []string{"host2"},
 		Former: []admin.FormerCA{{CACertificate: caOf("b"), Until: time.Now().Add(time.Hour), Vouched: true, Certificates: []admin.Certificate{{User: "alice", KeyHash: strings.Repeat("0a", 32), Expires: time.Now().Add(8 * time.Hour)}}}}}
 	connection := serve(t, mesh)
 	for _, wrong := range []string{"-1h", "0", "721h"} {
@@ -65,12 +65,12 @@ func TestCAShow(t *testing.T) {
 	}{
 		"a young mesh": {admin.CAStatus{Signing: caOf("a"), KeyInState: true, Have: []string{"host1"}}, []string{"every host and every backup holds its key", "virtmesh keyring bundle"}},
 		"never":        {admin.CAStatus{Signing: caOf("a"), Have: []string{"host1", "host2"}}, []string{"the one that the mesh was made with", "2 as they should be"}},
-		"the hosts take it": {admin.CAStatus{Signing: caOf("a"), Next: &next, Stage: "given", Operation: "rotate-ca-1", Waiting: []string{"host2"}},
+		"the hosts take it": {admin.CAStatus{Signing: caOf("a"), Next: &next, Stage: "Given", Operation: "rotate-ca-1", Waiting: []string{"host2"}},
 			[]string{"Next:     cccccccccccccccc", "the hosts take the next CA", "'virtmesh operation watch rotate-ca-1'", "waiting for host2"}},
-		"it signs": {admin.CAStatus{Signing: caOf("a"), Stage: "signing"}, []string{"the new CA signs, and the hosts get certificates of it"}},
-		"kubeconfigs do not know the new one": {admin.CAStatus{Signing: caOf("a"), Stage: "replaced", Former: []admin.FormerCA{{CACertificate: caOf("b"), Until: time.Now().Add(time.Hour)}}},
+		"it signs": {admin.CAStatus{Signing: caOf("a"), Stage: "Signing"}, []string{"the new CA signs, and the hosts get certificates of it"}},
+		"kubeconfigs do not know the new one": {admin.CAStatus{Signing: caOf("a"), Stage: "Replaced", Former: []admin.FormerCA{{CACertificate: caOf("b"), Until: time.Now().Add(time.Hour)}}},
 			[]string{"kubeconfigs of its time must be made anew now"}},
-		"the deadline is over": {admin.CAStatus{Signing: caOf("a"), Stage: "replaced", Former: []admin.FormerCA{{CACertificate: caOf("b"), Until: time.Now().Add(-time.Hour)}}},
+		"the deadline is over": {admin.CAStatus{Signing: caOf("a"), Stage: "Replaced", Former: []admin.FormerCA{{CACertificate: caOf("b"), Until: time.Now().Add(-time.Hour)}}},
 			[]string{"lets nobody in since", "joins anew"}},
 	} {
 		t.Run(name, func(t *testing.T) {

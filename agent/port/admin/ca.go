@@ -42,8 +42,8 @@ type CAStatus struct {
 	Signing CACertificate `json:"signing"`
 	// Next is the CA that will sign; nil if no replacement is on its way.
 	Next *CACertificate `json:"next,omitempty"`
-	// Stage is the identity.CAStage of the last replacement: wanted, given, signing or
-	// replaced. Empty before the first.
+	// Stage is the identity.CAStage of the last replacement: Wanted, Given, Signing or
+	// Replaced. Empty before the first.
 	Stage string `json:"stage,omitempty"`
 	// Operation names the operation that replaces the CA now; empty if none does.
 	Operation string `json:"operation,omitempty"`
