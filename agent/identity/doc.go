@@ -52,6 +52,10 @@
 // for a host that is gone, honest, or never held the key; otherwise it is not, and the mesh
 // must be given a new CA. Encrypt the disks of the hosts.
 //
+// On disk the keyring is in clear until SealKeyring, and sealed from then on (agent/hostseal):
+// secretFiles is the only reader and writer of its files. Keys that the host cannot open any
+// more count as not held; their files are put aside when the host gets the keys again.
+//
 // # What it does not do
 //
 // It opens no port and speaks no protocol: agent/port/enrol does. A host's certificate is
