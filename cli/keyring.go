@@ -294,12 +294,14 @@ func openBundle(c *cli.Context) (*identity.Bundle, error) {
 }
 
 // keyringSentence says where the private key of the mesh's CA is, whether Secrets are encrypted,
-// and how the answering host has its keys on its disk.
+// and how the answering host has its keys on its disk, unless they are in the mesh's state there,
+// too.
 func keyringSentence(k *admin.KeyringStatus) string {
-	switch k.Seal.With {
-	case hostseal.KindTPM:
+	switch {
+	case k.CAKeyInState:
+	case k.Seal.With == hostseal.KindTPM:
 		return custodySentence(k) + "; on this host's disk sealed with its TPM"
-	case hostseal.KindFile:
+	case k.Seal.With == hostseal.KindFile:
 		return custodySentence(k) + "; on this host's disk sealed with a file of root's"
 	}
 	return custodySentence(k)

@@ -1,6 +1,8 @@
 package membership
 
 import (
+	"errors"
+
 	"virtmesh/agent/hostseal"
 	"virtmesh/agent/hostseal/tpm"
 	"virtmesh/agent/identity"
@@ -21,7 +23,10 @@ func (k keyringKeeper) sealKeyring() error {
 func (m *Member) keyringSeal() admin.KeyringSeal {
 	state := m.identity.Sealing()
 	seal := admin.KeyringSeal{With: state.Kind}
-	if state.NoTPM != nil {
+	switch {
+	case errors.Is(state.NoTPM, hostseal.ErrNoChip):
+		seal.NoTPM = hostseal.ErrNoChip.Error()
+	case state.NoTPM != nil:
 		seal.NoTPM = state.NoTPM.Error()
 	}
 	for _, shut := range m.identity.Shut() {
