@@ -7,6 +7,8 @@ import (
 	"testing"
 
 	"virtmesh/agent/hostseal"
+	"virtmesh/agent/identity/identitytest"
+	"virtmesh/agent/level"
 )
 
 // sealedFiles returns which secret files a host has, and whether each is sealed.
@@ -96,6 +98,23 @@ func TestTheConfigurationSaysWhatSeals(t *testing.T) {
 		err := config.Validate()
 		if ok != (err == nil) || !ok && !strings.HasPrefix(err.Error(), "keyring.seal: ") {
 			t.Errorf("%q: %v", choice, err)
+		}
+	}
+}
+
+// As long as an earlier version can be installed again, which could not read them, the files
+// stay in clear.
+func TestTheKeyringIsSealedFromItsLevelOn(t *testing.T) {
+	id := identitytest.NewMesh(t).First
+	for _, c := range []struct {
+		level uint32
+		want  hostseal.Kind
+	}{{level.Succession - 1, hostseal.Unsealed}, {level.Succession, hostseal.KindFile}} {
+		keeper := keyringKeeper{identity: id, level: func() uint32 { return c.level }}
+		err := keeper.sealKeyring()
+		files := sealedFiles(t, Config{StateDir: id.Dir()})
+		if sealed := c.want != hostseal.Unsealed; err != nil || id.Sealing().Kind != c.want || len(files) != 2 || files["ca.key"] != sealed || files["secret.keys"] != sealed {
+			t.Errorf("at level %d sealed with %q, files %v, %v", c.level, id.Sealing().Kind, files, err)
 		}
 	}
 }
