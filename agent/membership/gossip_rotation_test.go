@@ -146,11 +146,20 @@ func helpless(t *testing.T, config Config) (m *Member, stop func()) {
 }
 
 // A host that waits for help can follow no change of the keys in time, and nobody may come to
-// help for long: it is not waited for, and asks for the keys once it has its copy.
+// help for long: it is not waited for. It asks the others for the keys, so they hear it again.
 func TestAHostThatWaitsForHelpHoldsUpNoReplacement(t *testing.T) {
 	first, second := pair(t)
+	// As hosts do from level.Apart on: it knows the others by their keys.
+	err := identity.NewHosts(first.store).Update(t.Context(), first.identity.Node(), func(r *identity.HostRecord) {
+		r.KeyPin, r.KeyKept = first.identity.KeyPin().String(), true
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	sameCopy(t, first, second)
+	second.peers.readRecords()
 	shutdown(second)
-	_, stop := helpless(t, second.config)
+	waiting, stop := helpless(t, second.config)
 	raftstoretest.Eventually(t, func() error {
 		if slices.Contains(first.peers.Deciders().Members(), "host2") || !slices.Contains(first.peers.otherLive(), "host2") {
 			return errors.New("host1 does not hear that host2 waits for help")
@@ -158,6 +167,13 @@ func TestAHostThatWaitsForHelpHoldsUpNoReplacement(t *testing.T) {
 		return nil
 	})
 	carryOut(t, rotationBy(first, "one"))
+	raftstoretest.Eventually(t, func() error {
+		if have := waiting.identity.GossipKeyring().Generation; have != 3 {
+			return fmt.Errorf("while it waits it has the keys of generation %d", have)
+		}
+		return nil
+	})
+	hears(t, first, "host2")
 	stop()
 	if have := boot(t, second.config).identity.GossipKeyring(); have.Generation != 3 {
 		t.Errorf("with its copy it has the keys of generation %d", have.Generation)

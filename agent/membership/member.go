@@ -244,7 +244,7 @@ func (m *Member) openPort(context.Context) error {
 	cfg := port.DefaultConfig()
 	cfg.Bind, cfg.Advertise = m.config.MeshListen, m.config.MeshAddress()
 	cfg.Credentials = m.identity
-	cfg.Admit, cfg.ClientCAs = m.admission.Admit, m.admission.ClientCAs
+	cfg.Admit, cfg.ClientCAs = m.admits, m.admission.ClientCAs
 	cfg.HostAt, cfg.Known = m.peers.hostAt, m.peers.IsHostAddress
 	cfg.Logger, cfg.Registerer = m.log.With("part", "port"), m.options.Metrics
 	opened, err := port.New(cfg)

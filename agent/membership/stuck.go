@@ -37,6 +37,7 @@ func (m *Member) awaitHelp(ctx context.Context, why error) error {
 	if err := w.open(ctx); err != nil {
 		return err
 	}
+	defer m.startAskingForGossipKeys(ctx)()
 	again := time.NewTicker(w.pause)
 	defer again.Stop()
 	verdict := time.NewTicker(expulsionEvery)
