@@ -151,10 +151,7 @@ func founding(id *identity.Identity, bundle *identity.Bundle) raftstore.Founding
 		if len(lost) > 0 {
 			return nil, errors.Join(append(id.Shut(), errNoSecretKeyLeft(id, lost))...)
 		}
-		changes, err := beginTimeline(state, began)
-		if err != nil {
-			return nil, err
-		}
+		changes := beginTimeline(state, began)
 		// Last: it changes what the host trusts.
 		raw, ok := state.Get(identity.KeyCA)
 		if !ok {
@@ -170,13 +167,13 @@ func founding(id *identity.Identity, bundle *identity.Bundle) raftstore.Founding
 
 // beginTimeline returns the first writes of a recovered mesh. All hosts that its copy
 // records are put into quarantine, this one too.
-func beginTimeline(state raftstore.View, began uint64) ([]raftstore.Op, error) {
+func beginTimeline(state raftstore.View, began uint64) []raftstore.Op {
 	var hosts []string
 	state.Ascend(identity.HostsPrefix, func(rec raftstore.Record) bool {
 		hosts = append(hosts, strings.TrimPrefix(rec.Key, identity.HostsPrefix))
 		return true
 	})
-	return claims.BeginTimeline(state, began, hosts), nil
+	return claims.BeginTimeline(state, began, hosts)
 }
 
 // Bounds of the question whether another host still has a leader. A host that starts
