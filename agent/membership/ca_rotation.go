@@ -75,9 +75,17 @@ func (m *Member) mustReplaceCA(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	stored, err := identity.ReadCustody(ctx, m.store, localRead)
+	if err != nil {
+		return err
+	}
+	good := func(made *identity.BundleMade) bool { return made != nil && made.Recipient != "" }
 	remedy := "make a recovery bundle on a voter: 'virtmesh keyring bundle --output FILE'"
 	switch {
-	case custody.Bundle == nil || custody.Bundle.Recipient == "":
+	case !good(custody.Bundle) && good(stored.Bundle):
+		return fault.New(fault.Unavailable, "%s votes, and its keyring does not know the newest recovery bundle yet", m.config.Name).About(m.config.Name).
+			WithRemedy("it asks the other voters for it; try again in a few seconds")
+	case !good(custody.Bundle):
 		return fault.New(fault.Conflict, "the mesh's CA cannot be replaced before there is a recovery bundle that gives back the key of the next one, too").WithRemedy(remedy)
 	case custody.InState():
 		return fault.New(fault.Conflict, "the key of the mesh's CA is still in the mesh's state, and so would be on every host").

@@ -148,9 +148,7 @@ func (a administration) RemoveHost(ctx context.Context, request admin.Removal) (
 	}
 	kept := ""
 	if keeps && !request.KeepKeys {
-		if kept, err = a.whyCAStays(asking); err != nil {
-			return nil, fmt.Errorf("ask for the removal of %s: %w", request.Host, err)
-		}
+		kept = a.whyCAStays(asking)
 		spec.ReplaceCA = kept == ""
 	}
 	key, err := requestOperation(asking, a.store, "remove-"+request.Host, spec)
