@@ -362,7 +362,7 @@ func (c *Cache) unsetRecord(storeKey string) (ev Event, ok bool) {
 		return Event{Quarantine: &host}, true
 	case strings.HasPrefix(storeKey, spacePrefix):
 		host, claim := splitSpace(storeKey)
-		c.promised.set(host, claim, nil)
+		c.promised.setSpace(host, claim, nil)
 		return Event{Space: &host}, true
 	case strings.HasPrefix(storeKey, guardPrefix):
 		ns := strings.TrimPrefix(storeKey, guardPrefix)

@@ -59,6 +59,6 @@ func (c *Cache) setSpace(rec raftstore.Record) (ev Event, ok bool, err error) {
 		return Event{}, false, err
 	}
 	v.Revision = rec.ModRevision
-	c.promised.set(v.Host, v.Key(), &v)
+	c.promised.setSpace(v.Host, v.Key(), &v)
 	return Event{Space: &v.Host}, true, nil
 }

@@ -141,8 +141,8 @@ func splitSpace(storeKey string) (host string, claim objects.Key) {
 	return host, splitKey(rest, "")
 }
 
-// set stores the room of a volume, or removes it if now is nil.
-func (p promised) set(host string, claim objects.Key, now *Space) {
+// setSpace stores the room of a volume, or removes it if now is nil.
+func (p promised) setSpace(host string, claim objects.Key, now *Space) {
 	if now == nil {
 		delete(p[host], claim)
 		return

@@ -30,21 +30,22 @@ const (
 // is left. Their disks and the definitions of their domains stay. No agent may look after them
 // meanwhile.
 func EndGuests(ctx context.Context, config Config, log *slog.Logger) error {
-	if config.Role == RoleWitness {
-		return nil
-	}
-	driver, err := openDriver(ctx, config.Hypervisor, func() bool { return false }, log)
-	if err != nil {
-		return err
-	}
-	defer driver.Close()
-	return shutdown.Run(ctx, shutdown.Config{Guests: driver, Limit: expelledLimit, AtOnce: endedAtOnce, Logger: log.With("part", "shutdown")})
+	return onGuests(ctx, config, log, func(guests hypervisor.Hypervisor, log *slog.Logger) error {
+		return shutdown.Run(ctx, shutdown.Config{Guests: guests, Limit: expelledLimit, AtOnce: endedAtOnce, Logger: log})
+	})
 }
 
 // ShutDownGuests ends the guests of a host that is being shut down, within the time that config
 // sets, and records it with their domains for the agent that runs after the next boot. No agent
 // may look after them meanwhile: it would take them for guests that ended by themselves.
 func ShutDownGuests(ctx context.Context, config Config, log *slog.Logger) error {
+	return onGuests(ctx, config, log, func(guests hypervisor.Hypervisor, log *slog.Logger) error {
+		return endWithHost(ctx, guests, config.Hypervisor.shutdownLimit(), log)
+	})
+}
+
+// onGuests calls end with the guests of this host, which no agent looks after. A witness has none.
+func onGuests(ctx context.Context, config Config, log *slog.Logger, end func(hypervisor.Hypervisor, *slog.Logger) error) error {
 	if config.Role == RoleWitness {
 		return nil
 	}
@@ -53,7 +54,7 @@ func ShutDownGuests(ctx context.Context, config Config, log *slog.Logger) error 
 		return err
 	}
 	defer driver.Close()
-	return endWithHost(ctx, driver, config.Hypervisor.shutdownLimit(), log.With("part", "shutdown"))
+	return end(driver, log.With("part", "shutdown"))
 }
 
 // endWithHost ends guests and tries again what fails, for a bounded time.

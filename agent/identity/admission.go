@@ -69,7 +69,8 @@ func (k *knownKeys) of(rec raftstore.Record, name string) (HostRecord, error) {
 	return known.host, nil
 }
 
-func (k *knownKeys) forget(name string) {
+// forgetKey drops what was read of a host, which has no record any more.
+func (k *knownKeys) forgetKey(name string) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	delete(k.byName, name)
@@ -80,7 +81,7 @@ func (k *knownKeys) forget(name string) {
 func (h *Hosts) keyOf(name string) (HostRecord, error) {
 	rec, _, err := h.store.Get(context.Background(), HostKey(name), raftstore.ReadOptions{Consistency: raftstore.Local})
 	if errors.Is(err, raftstore.ErrNotFound) {
-		h.known.forget(name)
+		h.known.forgetKey(name)
 	}
 	if err != nil {
 		return HostRecord{}, err

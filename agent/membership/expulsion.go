@@ -123,9 +123,9 @@ func (m *Member) refuseExpelled(context.Context) error {
 	return err
 }
 
-// settle returns ErrExpelled instead of an error that says this host was removed, if that is
+// confirmExpulsion returns ErrExpelled instead of an error that says this host was removed, if that is
 // certain. The word of one host keeps the agent from starting, and ends no guest.
-func (m *Member) settle(ctx context.Context, err error) error {
+func (m *Member) confirmExpulsion(ctx context.Context, err error) error {
 	if errors.Is(err, fault.Expelled) && m.isExpelled(ctx, m.verdict()) {
 		return fmt.Errorf("%w: %w", ErrExpelled, err)
 	}

@@ -240,7 +240,7 @@ func TestOnlyAnExpelledHostIsToldSo(t *testing.T) {
 		t.Fatal(err)
 	}
 	refused := member.renewals.askWhetherExpelled(t.Context())
-	if err := member.settle(t.Context(), refused); !errors.Is(err, ErrExpelled) || !errors.Is(err, fault.Expelled) {
+	if err := member.confirmExpulsion(t.Context(), refused); !errors.Is(err, ErrExpelled) || !errors.Is(err, fault.Expelled) {
 		t.Errorf("an expelled host: %v", err)
 	}
 	if kept, found, err := identity.ReadExpulsion(member.config.StateDir); !found || err != nil || strings.Join(kept.By, " ") != "host1 host3" || kept.GuestsEnded {

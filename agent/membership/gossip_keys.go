@@ -55,7 +55,7 @@ type gossipKeys struct {
 func (m *Member) startGossipKeys(ctx context.Context) error {
 	keeper := m.gossipKeys()
 	asking, cancel := context.WithTimeout(ctx, askTimeout)
-	keeper.keep(asking)
+	keeper.keepKeys(asking)
 	cancel()
 	ctx, cancel = context.WithCancel(context.Background())
 	done := make(chan struct{})
@@ -65,7 +65,7 @@ func (m *Member) startGossipKeys(ctx context.Context) error {
 			select {
 			case <-ctx.Done():
 			case <-time.After(gossipKeysPause):
-				keeper.keep(ctx)
+				keeper.keepKeys(ctx)
 			}
 		}
 	}()
@@ -99,8 +99,8 @@ func (p *Peers) otherHosts() (names []string) {
 	return names
 }
 
-// keep takes the keys that the mesh has, as far as this host can learn them now.
-func (k *gossipKeys) keep(ctx context.Context) {
+// keepKeys takes the keys that the mesh has, as far as this host can learn them now.
+func (k *gossipKeys) keepKeys(ctx context.Context) {
 	err := k.followRecord(ctx)
 	ask := k.unheard()
 	if errors.Is(err, identity.ErrNotSeeded) {
@@ -124,7 +124,7 @@ func (k *gossipKeys) followRecord(ctx context.Context) error {
 			return nil // the next look asks again
 		}
 	}
-	return k.take(rec.GossipKeyring)
+	return k.takeKeys(rec.GossipKeyring)
 }
 
 // confirmed reads the keys that the mesh has now, which needs a leader.
@@ -134,8 +134,8 @@ func (k *gossipKeys) confirmed(ctx context.Context) (identity.GossipRecord, erro
 	return identity.ReadGossip(ctx, k.store, raftstore.ReadOptions{})
 }
 
-// take makes keys those of this host: first on disk, so that they outlive a crash.
-func (k *gossipKeys) take(keys identity.GossipKeyring) error {
+// takeKeys makes keys those of this host: first on disk, so that they outlive a crash.
+func (k *gossipKeys) takeKeys(keys identity.GossipKeyring) error {
 	changed, err := k.identity.KeepGossipKeys(keys)
 	if err != nil || !changed && !k.unset {
 		return err
@@ -190,7 +190,7 @@ func (k *gossipKeys) askForKeys(ctx context.Context, hosts []string) error {
 	if rec, err := k.confirmed(ctx); err == nil {
 		newest = rec.GossipKeyring
 	}
-	if err := k.take(newest); err != nil {
+	if err := k.takeKeys(newest); err != nil {
 		return fmt.Errorf("take the gossip keys of another host: %w", err)
 	}
 	return nil

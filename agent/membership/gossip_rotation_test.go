@@ -234,7 +234,7 @@ func TestAHostThatWasCutOffAsksForTheKeys(t *testing.T) {
 		}
 		return identity.GossipKeyring{}, errors.New("off")
 	}
-	k.keep(t.Context())
+	k.keepKeys(t.Context())
 	if len(*given) != 1 || !slices.Equal((*given)[0], newer.Keys[0]) {
 		t.Fatalf("gossip was given %d keys", len(*given))
 	}
@@ -242,7 +242,7 @@ func TestAHostThatWasCutOffAsksForTheKeys(t *testing.T) {
 	if err != nil || again.GossipKeyring().Generation != 7 || !slices.Equal(again.GossipKeys()[0], newer.Keys[0]) {
 		t.Errorf("generation %d on disk, %v", again.GossipKeyring().Generation, err)
 	}
-	if k.keep(t.Context()); mesh.First.GossipKeyring().Generation != 7 {
+	if k.keepKeys(t.Context()); mesh.First.GossipKeyring().Generation != 7 {
 		t.Errorf("it goes back to generation %d", mesh.First.GossipKeyring().Generation)
 	}
 }
@@ -260,7 +260,7 @@ func TestTheStateOfTheMeshOutweighsWhatAHostTells(t *testing.T) {
 	}
 	for range 2 {
 		k.asked = time.Time{}
-		k.keep(t.Context())
+		k.keepKeys(t.Context())
 	}
 	if asked != 2 || len(*given) > 0 || mesh.First.GossipKeyring().Generation != 0 {
 		t.Errorf("asked %d times: generation %d", asked, mesh.First.GossipKeyring().Generation)
@@ -275,7 +275,7 @@ func TestAHostWithoutACopyAsksForTheKeys(t *testing.T) {
 	k.ask = func(context.Context, string) (identity.GossipKeyring, error) {
 		return identity.GossipKeyring{Generation: 1, Keys: [][]byte{make([]byte, identity.GossipKeyLen)}}, nil
 	}
-	k.keep(t.Context())
+	k.keepKeys(t.Context())
 	if len(*given) != 1 || mesh.First.GossipKeyring().Generation != 1 {
 		t.Errorf("generation %d", mesh.First.GossipKeyring().Generation)
 	}
@@ -286,10 +286,10 @@ func TestARestoredMeshHasItsOldKeys(t *testing.T) {
 	mesh := identitytest.NewMesh(t)
 	k, given := keysOf(t, mesh)
 	before := mesh.First.GossipKeyring()
-	if err := k.take(identity.GossipKeyring{Generation: 7, Keys: [][]byte{make([]byte, identity.GossipKeyLen)}}); err != nil {
+	if err := k.takeKeys(identity.GossipKeyring{Generation: 7, Keys: [][]byte{make([]byte, identity.GossipKeyLen)}}); err != nil {
 		t.Fatal(err)
 	}
-	k.keep(t.Context())
+	k.keepKeys(t.Context())
 	if len(*given) != 1 || !slices.Equal((*given)[0], before.Keys[0]) || mesh.First.GossipKeyring().Generation != before.Generation {
 		t.Errorf("generation %d", mesh.First.GossipKeyring().Generation)
 	}
@@ -304,9 +304,9 @@ func TestGossipGetsItsKeysAtLast(t *testing.T) {
 	if err := identity.GiveGossipKey(t.Context(), mesh.Store, "one"); err != nil {
 		t.Fatal(err)
 	}
-	k.keep(t.Context())
+	k.keepKeys(t.Context())
 	k.set = set
-	k.keep(t.Context())
+	k.keepKeys(t.Context())
 	if len(*given) != 2 {
 		t.Errorf("gossip has %d keys", len(*given))
 	}

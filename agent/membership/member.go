@@ -106,7 +106,7 @@ func Start(ctx context.Context, config Config, options Options) (_ *Member, err 
 		step{"admit other hosts", m.serveJoin}) {
 		started := time.Now()
 		if err := step.run(ctx); err != nil {
-			return nil, fmt.Errorf("%s: %w", step.what, m.settle(ctx, err))
+			return nil, fmt.Errorf("%s: %w", step.what, m.confirmExpulsion(ctx, err))
 		}
 		m.log.Debug("started", "step", step.what, "took", time.Since(started).Round(time.Millisecond))
 	}

@@ -44,7 +44,7 @@ func (m *Member) startAskingForGossipKeys(ctx context.Context) (stop func()) {
 	var asking sync.WaitGroup
 	asking.Go(func() {
 		for ctx.Err() == nil {
-			keeper.keep(ctx)
+			keeper.keepKeys(ctx)
 			if len(m.peers.otherLive()) == 0 {
 				m.joining(nil).JoinGossip(ctx)
 			}

@@ -86,7 +86,7 @@ func (s server) open(r *http.Request) (any, error) {
 			opened = append(opened, lock.Object)
 		}
 	}
-	s.opening.tell(peer, opened)
+	s.opening.logOpenings(peer, opened)
 	return answer, nil
 }
 
@@ -140,7 +140,7 @@ func newOpenings(log *slog.Logger) *openings {
 	return &openings{log: log, told: told}
 }
 
-func (o *openings) tell(host string, opened []string) {
+func (o *openings) logOpenings(host string, opened []string) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	now := time.Now()
