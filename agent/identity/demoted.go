@@ -22,16 +22,17 @@ type DemotedVoter struct {
 	Host string `json:"host"`
 	// Since is when the host was seen voting last, about.
 	Since time.Time `json:"since"`
-	// CAPin is the pin of the CA whose key it had, SecretKeys name the keys for Secrets.
-	CAPin      string   `json:"caPin"`
+	// CAPins are the pins of the CAs whose keys it had, sorted: two while the CA was being
+	// replaced. SecretKeys name the keys for Secrets.
+	CAPins     []string `json:"caPins"`
 	SecretKeys []string `json:"secretKeys,omitempty"`
 }
 
-// InUse returns what of the host's keys is still in use, where ca signs and secrets are the
-// keys that may have encrypted something.
-func (d DemotedVoter) InUse(ca Pin, secrets []string) (caKey bool, secretKeys []string) {
+// InUse returns what of the host's keys is still in use, where cas are the pins of the CAs that
+// the mesh needs, and secrets the keys that may have encrypted something.
+func (d DemotedVoter) InUse(cas, secrets []string) (caKey bool, secretKeys []string) {
 	secretKeys = slices.DeleteFunc(slices.Clone(d.SecretKeys), func(id string) bool { return !slices.Contains(secrets, id) })
-	return d.CAPin == ca.String(), secretKeys
+	return slices.ContainsFunc(d.CAPins, func(pin string) bool { return slices.Contains(cas, pin) }), secretKeys
 }
 
 // ReadDemoted returns the record of the demoted voters, and how it is stored; both are empty if

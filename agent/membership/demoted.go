@@ -65,15 +65,9 @@ func (k demotedKeeper) step(ctx context.Context) (demotedAct, error) {
 		return nothingDemoted, nil
 	}
 	view.voted = slices.Collect(maps.Keys(k.voted))
-	custody, err := identity.ReadCustody(ctx, k.store, localRead)
-	if err != nil {
+	if view.cas, view.secrets, err = keysInUse(ctx, k.store); err != nil {
 		return nothingDemoted, err
 	}
-	secrets, _, err := identity.ReadSecretKeys(ctx, k.store, localRead)
-	if err != nil {
-		return nothingDemoted, err
-	}
-	view.ca, view.secrets = custody.CA, secrets.InUse()
 	hosts, changed := planDemoted(view)
 	if !changed {
 		return nothingDemoted, nil
@@ -81,14 +75,29 @@ func (k demotedKeeper) step(ctx context.Context) (demotedAct, error) {
 	return recordDemoted, identity.StoreDemoted(ctx, k.store, stored, identity.DemotedRecord{Hosts: hosts})
 }
 
+// keysInUse returns the keys that a voter has and the mesh needs, by this host's copy: the pins
+// of the CAs, sorted, while the CA is replaced also of the one before and the next one, and the
+// names of the keys for Secrets that may have encrypted something.
+func keysInUse(ctx context.Context, store identity.Store) (cas, secrets []string, err error) {
+	rec, err := identity.ReadCARecord(ctx, store, localRead)
+	if err != nil {
+		return nil, nil, err
+	}
+	for _, pin := range rec.Kept() {
+		cas = append(cas, pin.String())
+	}
+	slices.Sort(cas)
+	keys, _, err := identity.ReadSecretKeys(ctx, store, localRead)
+	return slices.Compact(cas), keys.InUse(), err
+}
+
 // demotedView is what the leader knows when it decides about the record of demoted voters.
 type demotedView struct {
 	limit raftstore.VoterLimit
 	// voters vote now; voted are those and the ones that were seen voting before.
 	voters, voted []string
-	// ca signs, secrets are the keys for Secrets that are in use.
-	ca      identity.Pin
-	secrets []string
+	// cas and secrets are as in keysInUse.
+	cas, secrets []string
 	// known is the record as it is.
 	known []identity.DemotedVoter
 	now   time.Time
@@ -99,7 +108,7 @@ type demotedView struct {
 // long as it votes, it gets every new key.
 func planDemoted(v demotedView) (hosts []identity.DemotedVoter, changed bool) {
 	for _, host := range v.known {
-		ca, secrets := host.InUse(v.ca, v.secrets)
+		ca, secrets := host.InUse(v.cas, v.secrets)
 		if v.limit.Allows(host.Host) || !ca && len(secrets) == 0 {
 			changed = true
 			continue
@@ -112,11 +121,11 @@ func planDemoted(v demotedView) (hosts []identity.DemotedVoter, changed bool) {
 		if v.limit.Allows(name) || i >= 0 && !votes {
 			continue
 		}
-		has := identity.DemotedVoter{Host: name, Since: v.now, CAPin: v.ca.String(), SecretKeys: v.secrets}
+		has := identity.DemotedVoter{Host: name, Since: v.now, CAPins: v.cas, SecretKeys: v.secrets}
 		switch {
 		case i < 0:
 			hosts, changed = append(hosts, has), true
-		case hosts[i].CAPin != has.CAPin || !slices.Equal(hosts[i].SecretKeys, has.SecretKeys):
+		case !slices.Equal(hosts[i].CAPins, has.CAPins) || !slices.Equal(hosts[i].SecretKeys, has.SecretKeys):
 			hosts[i], changed = has, true
 		}
 	}

@@ -21,7 +21,7 @@ import (
 func TestPlanDemoted(t *testing.T) {
 	old, now := identity.Pin{1}, identity.Pin{2}
 	had := func(host string, ca identity.Pin, secrets ...string) identity.DemotedVoter {
-		return identity.DemotedVoter{Host: host, CAPin: ca.String(), SecretKeys: secrets}
+		return identity.DemotedVoter{Host: host, CAPins: []string{ca.String()}, SecretKeys: secrets}
 	}
 	noB := raftstore.VoterLimit{Exclude: []string{"b"}}
 	for _, c := range []struct {
@@ -40,13 +40,15 @@ func TestPlanDemoted(t *testing.T) {
 		{"all keys were replaced", demotedView{limit: noB, known: []identity.DemotedVoter{had("b", old, "s")}, secrets: []string{"t"}}, nil, true},
 		{"it votes still, and gets the new keys", demotedView{limit: noB, voters: []string{"b"}, voted: []string{"b"}, known: []identity.DemotedVoter{had("b", old, "s")}, secrets: []string{"t"}},
 			[]identity.DemotedVoter{had("b", now, "t")}, true},
+		{"it lost its vote while the CA was replaced, and has the key of the new one", demotedView{limit: noB, known: []identity.DemotedVoter{{Host: "b", CAPins: []string{old.String(), now.String()}}}},
+			[]identity.DemotedVoter{{Host: "b", CAPins: []string{old.String(), now.String()}}}, false},
 		{"it may vote again", demotedView{known: []identity.DemotedVoter{had("b", now)}}, nil, true},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			c.view.ca = now
+			c.view.cas = append(c.view.cas, now.String())
 			hosts, changed := planDemoted(c.view)
 			same := slices.EqualFunc(hosts, c.want, func(a, b identity.DemotedVoter) bool {
-				return a.Host == b.Host && a.CAPin == b.CAPin && slices.Equal(a.SecretKeys, b.SecretKeys)
+				return a.Host == b.Host && slices.Equal(a.CAPins, b.CAPins) && slices.Equal(a.SecretKeys, b.SecretKeys)
 			})
 			if !same || changed != c.changed {
 				t.Errorf("%+v, changed %v; want %+v, %v", hosts, changed, c.want, c.changed)

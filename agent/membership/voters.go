@@ -57,17 +57,13 @@ func (m *Member) addVoters(ctx context.Context, status *admin.Status) error {
 	if err != nil || len(rec.Hosts) == 0 {
 		return err
 	}
-	ca, err := identity.ReadCustody(ctx, m.store, localRead)
-	if err != nil {
-		return err
-	}
-	secrets, _, err := identity.ReadSecretKeys(ctx, m.store, localRead)
+	cas, secrets, err := keysInUse(ctx, m.store)
 	if err != nil {
 		return err
 	}
 	for _, host := range rec.Hosts {
 		demoted := admin.DemotedVoter{Host: host.Host, Since: host.Since}
-		demoted.CAKey, demoted.SecretKeys = host.InUse(ca.CA, secrets.InUse())
+		demoted.CAKey, demoted.SecretKeys = host.InUse(cas, secrets)
 		if limit.Allows(host.Host) || !demoted.CAKey && len(demoted.SecretKeys) == 0 {
 			continue // the leader is about to take it from the record
 		}

@@ -135,14 +135,14 @@ func TestTheCAIsReplacedAndTheMeshRecovered(t *testing.T) {
 
 	l.must(t, "kill", voter)
 	l.stopAgent(t, heir)
-	recover := func(args ...string) error {
+	goOn := func(args ...string) error {
 		_, err := l.on(t.Context(), heir, append([]string{"virtmesh", "agent", "recover", "--yes", "--force", "--config", ownStopped}, args...)...)
 		return err
 	}
-	if err := recover(); err == nil || !strings.Contains(err.Error(), "--keyring-bundle") {
+	if err := goOn(); err == nil || !strings.Contains(err.Error(), "--keyring-bundle") {
 		t.Fatalf("recovered without the keys: %v", err)
 	}
-	if err := recover("--keyring-bundle", bundle, "--passphrase", "@"+passphrase); err != nil {
+	if err := goOn("--keyring-bundle", bundle, "--passphrase", "@"+passphrase); err != nil {
 		t.Fatal(err)
 	}
 	l.must(t, "exec", heir, "--", "mv", ownStopped, "/etc/virtmesh/agent.yaml")
