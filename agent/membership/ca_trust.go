@@ -46,6 +46,7 @@ func (m *Member) startTrust(ctx context.Context) error {
 		store: m.records, identity: m.identity, renew: m.renewer.Renew, announce: m.peers.announceTrust,
 		cutOff: func(ctx context.Context) bool { return !m.store.ReachesLeader(ctx) },
 		learn:  m.learnTrust, log: m.log.With("part", "identity"),
+		asked: time.Now(), // by learnBeforeGossip
 	}
 	keeper.keep(ctx)
 	ctx, cancel := context.WithCancel(context.Background())
