@@ -34,19 +34,22 @@ type CA struct {
 }
 
 // NewCA makes the CA of a new mesh.
-func NewCA(meshID string) (*CA, error) {
+func NewCA(meshID string) (*CA, error) { return newCA(meshID) }
+
+// newCA makes a CA whose certificate names some organizational units.
+func newCA(meshID string, units ...string) (*CA, error) {
 	key, err := NewKey()
 	if err != nil {
 		return nil, fmt.Errorf("mesh CA: %w", err)
 	}
 	now := time.Now()
 	tmpl := &x509.Certificate{
-		Subject:               pkix.Name{CommonName: "virtmesh CA " + meshID},
+		Subject:               pkix.Name{CommonName: "virtmesh CA " + meshID, OrganizationalUnit: units},
 		NotBefore:             now.Add(-maxBackdate),
 		NotAfter:              now.Add(CALifetime),
 		IsCA:                  true,
 		BasicConstraintsValid: true,
-		MaxPathLen:            1, // its successor
+		MaxPathLen:            maxFormerCAs, // those that come after it, as long as it is a former one
 		KeyUsage:              x509.KeyUsageCertSign | x509.KeyUsageCRLSign,
 	}
 	cert, err := signCertificate(tmpl, tmpl, &key.PublicKey, key)

@@ -3,7 +3,6 @@ package identity
 import (
 	"context"
 	"crypto/x509"
-	"crypto/x509/pkix"
 	"errors"
 	"fmt"
 	"slices"
@@ -92,19 +91,21 @@ const successorLifetime = 90 * 24 * time.Hour
 
 // NewSuccessor makes the CA that is to sign after this one, and returns it together with its
 // certificate as this one signs it, PEM. By that certificate hosts know that the CA was made
-// with the key of the present one, and clients that know only the present one verify servers.
+// with the key of the present one, and clients that know only the present one verify servers. The
+// next CA's own certificate names the present one, see vouchedFormer.
 func (c *CA) NewSuccessor(meshID string) (next *CA, successor []byte, err error) {
 	if err := c.checkClock(); err != nil {
 		return nil, nil, err
 	}
-	if next, err = NewCA(meshID); err != nil {
+	if next, err = newCA(meshID, predecessorUnit(c.Pin())); err != nil {
 		return nil, nil, err
 	}
 	now := time.Now()
 	tmpl := &x509.Certificate{
-		Subject: pkix.Name{CommonName: next.cert.Subject.CommonName}, SubjectKeyId: next.cert.SubjectKeyId,
+		RawSubject: next.cert.RawSubject, SubjectKeyId: next.cert.SubjectKeyId,
 		NotBefore: next.cert.NotBefore, NotAfter: now.Add(successorLifetime),
-		IsCA: true, BasicConstraintsValid: true, MaxPathLenZero: true, KeyUsage: x509.KeyUsageCertSign,
+		// No bound of the path length: the CA after the next one stands below it, too.
+		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign,
 	}
 	if tmpl.NotBefore.Before(c.cert.NotBefore) {
 		tmpl.NotBefore = c.cert.NotBefore
@@ -114,73 +115,6 @@ func (c *CA) NewSuccessor(meshID string) (next *CA, successor []byte, err error)
 		return nil, nil, fmt.Errorf("successor of the mesh's CA: %w", err)
 	}
 	return next, EncodeCertificates(cert), nil
-}
-
-// Vouches reports whether clients that know only the CA verify what its successor signs. CAs of
-// versions before level.Succession allow no CA below them.
-func (f FormerCA) Vouches() bool {
-	certs, err := ParseCertificates(f.Certificate)
-	return err == nil && len(f.Successor) > 0 && vouches(certs[0])
-}
-
-func vouches(ca *x509.Certificate) bool { return ca.MaxPathLen != 0 || !ca.MaxPathLenZero }
-
-// successors returns the certificates that lead from former CAs to the one that signs, for
-// servers to show at a time.
-func (r *CARecord) successors(now time.Time) []*x509.Certificate {
-	var all []*x509.Certificate
-	add := func(pem []byte) {
-		if certs, err := ParseCertificates(pem); err == nil && now.Before(certs[0].NotAfter) {
-			all = append(all, certs[0])
-		}
-	}
-	if r.Stage == CASigning {
-		if before, err := r.retiring(); err == nil && (FormerCA{Certificate: before, Successor: r.Successor}).Vouches() {
-			add(r.Successor)
-		}
-	}
-	for _, former := range r.Former {
-		if now.Before(former.Until) && former.Vouches() {
-			add(former.Successor)
-		}
-	}
-	return all
-}
-
-// CheckVouched returns an error unless all CAs of the record's bundle are trusted already, or
-// were made with the keys of CAs that are: any host can write the record.
-func (r *CARecord) CheckVouched(trusted []byte) error {
-	known, err := ParseCertificates(trusted)
-	if err != nil {
-		return err
-	}
-	var links []*x509.Certificate
-	for _, pem := range append([][]byte{r.Successor}, formerSuccessors(r.Former)...) {
-		if certs, err := ParseCertificates(pem); err == nil {
-			links = append(links, certs[0])
-		}
-	}
-	for range links {
-		for _, link := range links {
-			if signerOf(link, known) != nil && !slices.ContainsFunc(known, func(c *x509.Certificate) bool { return PinOf(c) == PinOf(link) }) {
-				known = append(known, link)
-			}
-		}
-	}
-	for _, pin := range pinsOf(r.Bundle) {
-		if !slices.ContainsFunc(known, func(c *x509.Certificate) bool { return PinOf(c) == pin }) {
-			return fmt.Errorf("%s names a CA that no CA of the mesh has vouched for: %s", KeyCA, pin)
-		}
-	}
-	return nil
-}
-
-func formerSuccessors(former []FormerCA) [][]byte {
-	var all [][]byte
-	for _, f := range former {
-		all = append(all, f.Successor)
-	}
-	return all
 }
 
 // MadeAt returns when a CA was made, of which NewCA sets the beginning back.

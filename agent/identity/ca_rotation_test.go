@@ -2,12 +2,8 @@ package identity_test
 
 import (
 	"bytes"
-	"crypto/ecdsa"
-	"crypto/rand"
 	"crypto/x509"
-	"crypto/x509/pkix"
 	"errors"
-	"math/big"
 	"slices"
 	"testing"
 	"time"
@@ -160,29 +156,58 @@ func TestNobodyWritesHimselfIntoTheTrust(t *testing.T) {
 	}
 }
 
-// A client that knows only the CA of before verifies servers of the new one, until the time ends.
-func TestOldKubeconfigsKnowTheServers(t *testing.T) {
-	r := newRotating(t)
-	old := r.CA
-	r.replace("one", time.Now().Add(time.Hour))
-	issued := r.issue(t, "host1")
-	certs, err := identity.ParseCertificates(issued)
+// knowsServers returns an error unless a client that knows only a CA verifies a server.
+func (r *rotating) knowsServers(ca *x509.Certificate, chain []byte) error {
+	r.t.Helper()
+	certs, err := identity.ParseCertificates(chain)
 	r.must(err)
 	between, roots := x509.NewCertPool(), x509.NewCertPool()
-	roots.AddCert(old.Certificate())
+	roots.AddCert(ca)
 	for _, cert := range certs[1:] {
 		between.AddCert(cert)
 	}
-	verify := x509.VerifyOptions{Roots: roots, Intermediates: between, DNSName: identity.ServerName}
-	if _, err := certs[0].Verify(verify); err != nil {
-		t.Errorf("within the time: %v", err)
+	_, err = certs[0].Verify(x509.VerifyOptions{Roots: roots, Intermediates: between, DNSName: identity.ServerName})
+	return err
+}
+
+// A client that knows only a CA of before verifies servers of the one that signs, until the time of
+// that former CA ends, however often the CA was replaced meanwhile.
+func TestOldKubeconfigsKnowTheServers(t *testing.T) {
+	r := newRotating(t)
+	former := []*identity.CA{r.CA}
+	for _, rotation := range []string{"one", "two", "three"} {
+		r.replace(rotation, time.Now().Add(time.Hour))
+		chain, rec := r.issue(t, "host1"), r.record()
+		for n, ca := range former {
+			if err := r.knowsServers(ca.Certificate(), chain); err != nil {
+				t.Errorf("after rotation %s, who knows the CA %d: %v", rotation, n, err)
+			}
+		}
+		if vouch := rec.Vouches(); len(vouch) != len(former) || slices.Contains(vouch, false) {
+			t.Errorf("after rotation %s the former CAs vouch: %v", rotation, vouch)
+		}
+		former = append(former, r.next)
 	}
-	r.replace("two", time.Now().Add(-time.Second))
-	if certs, err = identity.ParseCertificates(r.issue(t, "host1")); err != nil || len(certs) > 3 {
+	s := newRotating(t)
+	s.replace("one", time.Now().Add(-time.Second))
+	if certs, err := identity.ParseCertificates(s.issue(t, "host1")); err != nil || len(certs) != 2 {
 		t.Errorf("%d certificates after the time, %v", len(certs), err)
 	}
-	if (identity.FormerCA{Certificate: oldCA(t), Successor: []byte("x")}).Vouches() {
-		t.Error("a CA that allows none below it vouches")
+}
+
+// A CA that allows none below it vouches for none, and those after it do.
+func TestAnEarlierCADoesNotVouch(t *testing.T) {
+	r := newRotating(t)
+	earlier := r.earlierCA()
+	next, successor, err := earlier.NewSuccessor("mesh")
+	r.must(err)
+	last, lastSuccessor, err := next.NewSuccessor("mesh")
+	r.must(err)
+	rec := identity.CARecord{Certificate: last.CertificatePEM(), Former: []identity.FormerCA{
+		{Certificate: next.CertificatePEM(), Successor: lastSuccessor}, {Certificate: earlier.CertificatePEM(), Successor: successor},
+	}}
+	if got := rec.Vouches(); !slices.Equal(got, []bool{true, false}) {
+		t.Errorf("the next CA and the one of an earlier version vouch: %v", got)
 	}
 }
 
@@ -204,30 +229,6 @@ func keep(id *identity.Identity, ca *identity.CA) error {
 		return err
 	}
 	return id.KeepCAKey(key)
-}
-
-// oldCA returns a CA as earlier versions made them, PEM.
-func oldCA(t *testing.T) []byte {
-	t.Helper()
-	key := newKey(t)
-	tmpl := &x509.Certificate{
-		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "virtmesh CA old"}, NotAfter: time.Now().Add(time.Hour),
-		IsCA: true, BasicConstraintsValid: true, MaxPathLenZero: true, KeyUsage: x509.KeyUsageCertSign,
-	}
-	return sign(t, tmpl, key)
-}
-
-func sign(t *testing.T, tmpl *x509.Certificate, key *ecdsa.PrivateKey) []byte {
-	t.Helper()
-	der, err := x509.CreateCertificate(rand.Reader, tmpl, tmpl, &key.PublicKey, key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	cert, err := x509.ParseCertificate(der)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return identity.EncodeCertificates(cert)
 }
 
 // Certificates of people from a former CA are taken until its time ends and as long as they are

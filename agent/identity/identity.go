@@ -156,7 +156,7 @@ func newMaterial(node Node, key *ecdsa.PrivateKey, chain, bundle []byte) (*mater
 // signerOf returns the first of some CAs that has signed a certificate, or nil.
 func signerOf(leaf *x509.Certificate, cas []*x509.Certificate) *x509.Certificate {
 	for _, ca := range cas {
-		if ca.IsCA && leaf.CheckSignatureFrom(ca) == nil {
+		if isCA(ca) && leaf.CheckSignatureFrom(ca) == nil {
 			return ca
 		}
 	}
@@ -171,7 +171,7 @@ func NewPool(bundle []byte) (*x509.CertPool, error) {
 	}
 	pool := x509.NewCertPool()
 	for _, c := range certs {
-		if !c.IsCA {
+		if !isCA(c) {
 			return nil, fmt.Errorf("CA bundle: %q is not a CA", c.Subject)
 		}
 		pool.AddCert(c)

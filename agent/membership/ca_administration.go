@@ -54,7 +54,7 @@ func (a administration) CA(ctx context.Context) (*admin.CAStatus, error) {
 	if status.Operation, err = a.rotationNow(ctx); err != nil {
 		return nil, err
 	}
-	status.Former, err = a.formerCAs(ctx, rec.Former)
+	status.Former, err = a.formerCAs(ctx, &rec)
 	return status, err
 }
 
@@ -75,7 +75,8 @@ func (a administration) rotationNow(ctx context.Context) (string, error) {
 
 // formerCAs returns the former CAs that are good for anything still, each with the certificates
 // of people from the time when it signed.
-func (a administration) formerCAs(ctx context.Context, recorded []identity.FormerCA) ([]admin.FormerCA, error) {
+func (a administration) formerCAs(ctx context.Context, rec *identity.CARecord) ([]admin.FormerCA, error) {
+	recorded, vouches := rec.Former, rec.Vouches()
 	var all []admin.FormerCA
 	var listed []admin.Certificate
 	for i, former := range recorded {
@@ -93,7 +94,7 @@ func (a administration) formerCAs(ctx context.Context, recorded []identity.Forme
 			}
 			listed = known.Certificates
 		}
-		entry := admin.FormerCA{CACertificate: certificate, Vouched: former.Vouches(), Until: former.Until}
+		entry := admin.FormerCA{CACertificate: certificate, Vouched: vouches[i], Until: former.Until}
 		var began time.Time
 		if i+1 < len(recorded) {
 			began = recorded[i+1].Ended

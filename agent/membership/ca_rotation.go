@@ -210,7 +210,7 @@ func (r caRotation) replace(ctx context.Context, report func(done, total int64))
 // note says what people have to do after the replacement.
 func (r caRotation) note() string {
 	rec, err := identity.ReadCARecord(context.Background(), r.Member.store, localRead)
-	if err != nil || len(rec.Former) == 0 || rec.Former[0].Vouches() {
+	if err != nil || len(rec.Former) == 0 || rec.Vouches()[0] {
 		return ""
 	}
 	return "the CA of before, of an earlier version, cannot vouch for the new one: make all kubeconfigs anew with 'virtmesh kubeconfig'"

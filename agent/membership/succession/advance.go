@@ -106,6 +106,9 @@ func (k *Keeper) advance(ctx context.Context) error {
 		return err
 	}
 	v, err := k.view(ctx, leads, next)
+	if errors.Is(err, errOtherTrust) {
+		return nil
+	}
 	if err != nil {
 		return err
 	}
@@ -126,8 +129,13 @@ func (k *Keeper) advance(ctx context.Context) error {
 	return nil
 }
 
+// errOtherTrust is the error of a host that trusts other CAs than the state names. It follows the
+// state soon, or somebody has written CAs there that no CA of the mesh has vouched for, as any host
+// can: then a list must not carry them to hosts that believe the list.
+var errOtherTrust = errors.New("this host trusts other CAs than the mesh's state names")
+
 // want returns what the newest list should say, by this host's copy of the state and its Raft
-// configuration.
+// configuration. The list names only CAs that this host itself trusts.
 func (k *Keeper) want(ctx context.Context) (manifest.Manifest, error) {
 	voters, err := k.ownVoters(ctx)
 	if err != nil {
@@ -139,6 +147,9 @@ func (k *Keeper) want(ctx context.Context) (manifest.Manifest, error) {
 	cas, generation, err := identity.TrustedCAs(ctx, k.cfg.Store, localRead)
 	if err != nil {
 		return manifest.Manifest{}, err
+	}
+	if trusted, version := k.cfg.Book.Trust(); version != generation || identity.TrustFingerprint(trusted) != identity.TrustFingerprint(cas) {
+		return manifest.Manifest{}, errOtherTrust
 	}
 	e := k.cfg.Group.Electorate()
 	return manifest.Manifest{MeshID: k.cfg.MeshID, Group: e.Group, Voters: voters, Index: e.Index, CAs: cas, TrustGeneration: generation}, nil
