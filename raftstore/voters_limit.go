@@ -21,13 +21,17 @@ func (l VoterLimit) Allows(node string) bool {
 }
 
 // voters returns how many of the replicas in list should vote, at most limit. Nodes that are
-// named count although the group does not have them yet: others keep their places until then.
+// named count although the group does not have them yet: others that vote keep their places until
+// then. Where nobody has such a place, there is none: two voters would be worse than one.
 // Where nobody in the group may vote, the limit cannot be followed, and nothing changes.
 func (l VoterLimit) voters(list []candidate, limit int) int {
-	allowed := 0
+	allowed, keeping := 0, 0 // keeping: may not vote, and votes
 	for _, c := range list {
-		if !c.barred {
+		switch {
+		case !c.barred:
 			allowed++
+		case c.voter:
+			keeping++
 		}
 	}
 	switch {
@@ -38,7 +42,7 @@ func (l VoterLimit) voters(list []candidate, limit int) int {
 	}
 	named := slices.DeleteFunc(slices.Clone(l.Nodes), func(node string) bool { return !l.Allows(node) })
 	slices.Sort(named)
-	return wantVoters(len(slices.Compact(named)), limit)
+	return wantVoters(min(len(slices.Compact(named)), allowed+keeping), limit)
 }
 
 // voterLimit returns which nodes may vote now.

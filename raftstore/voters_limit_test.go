@@ -22,6 +22,9 @@ func TestChooseVotersWithinALimit(t *testing.T) {
 		{"one that is named cannot vote yet", "a:z:lh b:z:vh c:z:vh d:z: e:z:h", "a d e", "a b e"},
 		{"without the others there would be no majority", "a:z:lh b:z:v c:z:v d:z:vh e:z:vh", "a b c", "a b d"},
 		{"a dead voter is not replaced by one that may not vote", "a:z:lh b:z:vh c:z:v d:z:h", "a b c", "a b c"},
+		{"one that is named was removed: two would be worse than one", "a:z:lh b:z:vh d:z:h e:z:h", "a b c", "a"},
+		{"one that is named was removed, of five", "a:z:lh b:z:vh c:z:vh d:z:vh f:z:h", "a b c d e", "a b c"},
+		{"two that are named are there, and none that may not vote has a place", "a:z:lh b:z:h d:z:h", "a b c", "a"},
 		{"nobody that is named is there", "a:z:lh b:z:vh c:z:v d:z:h e:z:h", "x y", "a b c"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -81,6 +84,9 @@ func TestLimitsNeverCostTheMajority(t *testing.T) {
 		}
 		for i, c := range list {
 			list[i].barred = !l.Allows(c.id)
+		}
+		if len(l.Nodes) > 0 {
+			l.Nodes = append(l.Nodes, rapid.SampledFrom([][]string{nil, {"x"}, {"x", "y"}}).Draw(t, "absent")...)
 		}
 		wasMajority := hasMajority(list)
 		chosen := chooseVoters(list, l, limit)
