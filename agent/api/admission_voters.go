@@ -2,7 +2,6 @@ package api
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -18,8 +17,8 @@ import (
 	"virtmesh/raftstore"
 )
 
-// voterNames warns of names in spec.voters of the MeshConfig that are of no host. They are not
-// refused: hosts can be named before they join.
+// voterNames warns of names in spec.voters of the MeshConfig that are of no host, and if it leaves
+// out so many hosts that one votes alone. Neither is refused: hosts can be named before they join.
 type voterNames struct {
 	*admission.Handler
 	store store.Backend
@@ -37,18 +36,39 @@ func (v *voterNames) Validate(ctx context.Context, a admission.Attributes, _ adm
 	if !ok || config.Spec.Voters == nil {
 		return nil
 	}
+	hosts, err := v.hosts(ctx)
+	if err != nil {
+		return fault.Of(err).StatusError(a.GetResource().GroupResource(), a.GetName())
+	}
 	var unknown []string
 	for _, name := range slices.Concat(config.Spec.Voters.Hosts, config.Spec.Voters.Exclude) {
-		_, _, err := v.store.Get(ctx, kinds.For[*corev1.Node]().StoreKey(kinds.Key{Name: name}), raftstore.ReadOptions{Consistency: raftstore.Local})
-		switch {
-		case errors.Is(err, raftstore.ErrNotFound):
+		if !slices.Contains(hosts, name) {
 			unknown = append(unknown, name)
-		case err != nil:
-			return fault.Of(fmt.Errorf("look for host %s: %w", name, err)).StatusError(a.GetResource().GroupResource(), a.GetName())
 		}
 	}
 	if len(unknown) > 0 {
 		warning.AddWarning(ctx, "", "spec.voters names what is no host of this mesh (yet): "+strings.Join(unknown, ", "))
 	}
+	if len(config.Spec.Voters.Hosts) > 0 {
+		return nil // too few names are warned of by the kind; names of no host are above
+	}
+	if few := kinds.WarnOfFewVoters(kinds.VoterLimit(config), hosts); few != "" {
+		warning.AddWarning(ctx, "", few)
+	}
 	return nil
+}
+
+// hosts returns the names of the mesh's hosts, by their Nodes.
+func (v *voterNames) hosts(ctx context.Context) (names []string, err error) {
+	nodes := kinds.For[*corev1.Node]()
+	list, err := v.store.List(ctx, raftstore.ListRequest{Prefix: nodes.Prefix(), ReadOptions: raftstore.ReadOptions{Consistency: raftstore.Local}})
+	if err != nil {
+		return nil, fmt.Errorf("list the hosts: %w", err)
+	}
+	for _, record := range list.Records {
+		if key, ok := nodes.ParseKey(record.Key); ok {
+			names = append(names, key.Name)
+		}
+	}
+	return names, nil
 }

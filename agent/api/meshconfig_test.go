@@ -75,3 +75,23 @@ func TestMeshConfigNamesVoters(t *testing.T) {
 		t.Errorf("a host that may and may not vote: %v", err)
 	}
 }
+
+// Who leaves out so many hosts that one votes alone is told so.
+func TestMeshConfigLeavesOutVoters(t *testing.T) {
+	h := start(t, func(cfg *raftstore.Config) { cfg.FeatureLevel = level.Known() })
+	told, config := &warnings{}, h.adminConfig(t)
+	config.WarningHandler = told
+	nodes := h.dynamic(t).Resource(corev1.SchemeGroupVersion.WithResource("nodes"))
+	for _, name := range []string{"host1", "host2", "host3"} {
+		if _, err := nodes.Create(t.Context(), parse(t, "{apiVersion: v1, kind: Node, metadata: {name: "+name+"}}"), metav1.CreateOptions{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	manifest := strings.Replace(meshConfigManifest, "spec: {", "spec: {voters: {exclude: [host3]}, ", 1)
+	if _, err := dynamic.NewForConfigOrDie(config).Resource(meshConfigResource).Create(t.Context(), parse(t, manifest), metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if len(told.texts) != 1 || !strings.Contains(told.texts[0], "lets 2 of 3 hosts vote, so one votes alone") {
+		t.Errorf("warned of %q", told.texts)
+	}
+}

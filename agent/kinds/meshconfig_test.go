@@ -1,12 +1,14 @@
 package kinds
 
 import (
+	"strings"
 	"testing"
 
 	kubevirtv1 "kubevirt.io/api/core/v1"
 
 	"virtmesh/agent/kinds/meshv1alpha1"
 	machine "virtmesh/agent/vmi"
+	"virtmesh/raftstore"
 )
 
 func TestMeshConfig(t *testing.T) {
@@ -131,6 +133,29 @@ func TestMeshConfigWarnsOfFewVoters(t *testing.T) {
 	} {
 		if got := k.Warnings(object(t, k, manifest)); (len(got) > 0) != warned {
 			t.Errorf("%s: warned %q", manifest, got)
+		}
+	}
+}
+
+// A limit that leaves one voter in a mesh that could have three is warned of, whether it names
+// hosts, leaves some out, or names hosts that are gone.
+func TestFewVotersAreWarnedOf(t *testing.T) {
+	for name, c := range map[string]struct {
+		limit  raftstore.VoterLimit
+		hosts  string
+		warned bool
+	}{
+		"no limit":                     {raftstore.VoterLimit{}, "a b c", false},
+		"one of three is left out":     {raftstore.VoterLimit{Exclude: []string{"c"}}, "a b c", true},
+		"one of four is left out":      {raftstore.VoterLimit{Exclude: []string{"c"}}, "a b c d", false},
+		"one that is named is gone":    {raftstore.VoterLimit{Nodes: []string{"a", "b", "x"}}, "a b c d", true},
+		"the mesh has two hosts":       {raftstore.VoterLimit{Exclude: []string{"b"}}, "a b", false},
+		"nobody may, so those go on":   {raftstore.VoterLimit{Nodes: []string{"x"}}, "a b c", false},
+		"three are named and all here": {raftstore.VoterLimit{Nodes: []string{"a", "b", "c"}}, "a b c d", false},
+	} {
+		got := WarnOfFewVoters(c.limit, strings.Fields(c.hosts))
+		if (got != "") != c.warned || c.warned && !strings.Contains(got, "one votes alone") {
+			t.Errorf("%s: %q", name, got)
 		}
 	}
 }

@@ -49,10 +49,28 @@ func validateHostNames(path *field.Path, names []string) field.ErrorList {
 	return errs
 }
 
-// warnOfVoters says what a limit costs.
+// warnOfVoters says what a limit costs that names too few hosts.
 func warnOfVoters(v *meshv1alpha1.Voters) []string {
 	if v == nil || len(v.Hosts) == 0 || len(v.Hosts) >= wellKept {
 		return nil
 	}
-	return []string{fmt.Sprintf("spec.voters.hosts names fewer than %d hosts, so one votes alone: nothing can be changed while it is off, and if it is lost, only 'virtmesh agent recover' helps", wellKept)}
+	return []string{fmt.Sprintf("spec.voters.hosts names fewer than %d hosts, so %s", wellKept, aloneCosts)}
+}
+
+// aloneCosts is what it costs a mesh that one host votes alone.
+const aloneCosts = "one votes alone: nothing can be changed while it is off, and if it is lost, only 'virtmesh agent recover' helps"
+
+// WarnOfFewVoters says what it costs that a limit lets too few of a mesh's hosts vote; empty if
+// enough may, if the mesh itself has too few hosts, and if none may, which changes nothing.
+func WarnOfFewVoters(limit raftstore.VoterLimit, hosts []string) string {
+	allowed := 0
+	for _, host := range hosts {
+		if limit.Allows(host) {
+			allowed++
+		}
+	}
+	if len(hosts) < wellKept || allowed == 0 || allowed >= wellKept {
+		return ""
+	}
+	return fmt.Sprintf("spec.voters of the MeshConfig lets %d of %d hosts vote, so %s. Let %d or more vote ('kubectl edit meshconfig mesh')", allowed, len(hosts), aloneCosts, wellKept)
 }

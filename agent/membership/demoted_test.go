@@ -13,6 +13,7 @@ import (
 	"virtmesh/agent/identity"
 	"virtmesh/agent/kinds/meshv1alpha1"
 	"virtmesh/agent/objects"
+	"virtmesh/agent/port/admin"
 	"virtmesh/raftstore"
 )
 
@@ -138,5 +139,18 @@ func TestAVoterIsExcluded(t *testing.T) {
 	step()
 	if rec, _, err := identity.ReadDemoted(t.Context(), second.store, raftstore.ReadOptions{}); err != nil || len(rec.Hosts) > 0 {
 		t.Errorf("host1 may vote again: %+v, %v", rec, err)
+	}
+}
+
+// Status says that a limit leaves one voter, unless others keep their places until a host joins.
+func TestStatusTellsOfALoneVoter(t *testing.T) {
+	members := []admin.Member{{Name: "host1", Role: roleLeader}, {Name: "host2", Role: "replica"}, {Name: "host3", Role: "replica"}}
+	limit := raftstore.VoterLimit{Exclude: []string{"host3"}}
+	if got := limitWarnings(limit, members); len(got) != 1 || !strings.Contains(got[0], "lets 2 of 3 hosts vote, so one votes alone") {
+		t.Errorf("one of three is left out: %q", got)
+	}
+	members[2].Role = roleVoter
+	if got := strings.Join(limitWarnings(limit, members), ";"); strings.Contains(got, "alone") || !strings.Contains(got, "host3 may not vote") {
+		t.Errorf("host3 votes still: %q", got)
 	}
 }

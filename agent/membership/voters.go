@@ -77,9 +77,10 @@ func (m *Member) addVoters(ctx context.Context, status *admin.Status) error {
 
 // limitWarnings says where the limit of the voters cannot be followed, and what it costs.
 func limitWarnings(limit raftstore.VoterLimit, members []admin.Member) (list []string) {
-	var breaks []string
+	var breaks, names []string
 	allowed := 0
 	for _, member := range members {
+		names = append(names, member.Name)
 		if limit.Allows(member.Name) {
 			allowed++
 		} else if member.Role == roleVoter || member.Role == roleLeader {
@@ -92,6 +93,9 @@ func limitWarnings(limit raftstore.VoterLimit, members []admin.Member) (list []s
 	}
 	if missing := unknownHosts(limit.Nodes, members); len(missing) > 0 {
 		list = append(list, fmt.Sprintf("spec.voters.hosts of the MeshConfig names what is no host of this mesh: %s", strings.Join(missing, ", ")))
+	}
+	if few := kinds.WarnOfFewVoters(limit, names); few != "" && len(breaks) == 0 {
+		list = append(list, few)
 	}
 	if allowed == 0 && len(members) > 0 {
 		list = append(list, "spec.voters of the MeshConfig lets no host of this mesh vote, so that those that do go on: 'kubectl edit meshconfig mesh'")
