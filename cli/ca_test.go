@@ -101,13 +101,14 @@ func TestNodeRemoveTellsOfTheCA(t *testing.T) {
 	}{
 		"replaced": {admin.Removed{KeysReplaced: true, KeepsKeys: true, CAReplaced: true}, "the mesh's CA was replaced", "may still have the key for Secrets: run 'virtmesh secrets rotate-key'", "ca rotate"},
 		"kept":     {admin.Removed{KeysReplaced: true, KeepsKeys: true, CAKept: "there is no recovery bundle"}, "", "was not replaced: there is no recovery bundle; then run 'virtmesh ca rotate'", "opens every backup"},
+		"bundle":   {admin.Removed{KeysReplaced: true, MadeBundle: true}, "", "bundle was made on host2, which may have a copy: make another one with 'virtmesh keyring bundle', and then", "may still have"},
 		"no voter": {admin.Removed{KeysReplaced: true}, "host host2 removed", "", "CA"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			mesh := wellMesh()
 			mesh.removal = &c.removed
 			code, stdout, stderr := run(t, append(serve(t, mesh), "node", "remove", "host2")...)
-			if code != 0 || !strings.Contains(stdout, c.stdout) || !strings.Contains(stderr, c.stderr) || strings.Contains(stderr, c.not) {
+			if code != 0 || !strings.Contains(stdout, c.stdout) || !strings.Contains(stderr, c.stderr) || strings.Contains(stderr, c.not) || strings.Contains(stderr, "recovery bundle was made") != c.removed.MadeBundle {
 				t.Errorf("exit code %d, %q, %q", code, stdout, stderr)
 			}
 		})

@@ -33,9 +33,10 @@ func nodeCommand() *cli.Command {
 				BashComplete: offer(memberNames), Action: func(c *cli.Context) error { return setUnschedulable(c, false) }},
 			{Name: "remove", Usage: "remove hosts from the mesh that are dead and will not come back", ArgsUsage: "NAME...", Action: nodeRemove, BashComplete: offer(memberNames),
 				Description: "A host that gossip or the leader still hears is refused: run 'virtmesh agent leave' on it instead. " +
-					"Afterwards the join tokens are revoked and the gossip key is replaced (at feature level 4), and the Secrets that the host could read are listed.",
+					"Afterwards the join tokens are revoked and the gossip key is replaced (at feature level 4), and if the host may have the key of the mesh's CA, " +
+					"the CA is, too (at feature level 5, once there is a recovery bundle). The Secrets that the host could read are listed.",
 				Flags: []cli.Flag{yesFlag(),
-					&cli.BoolFlag{Name: "keep-keys", Usage: "do not replace the gossip key, which the hosts know, and revoke no join tokens"},
+					&cli.BoolFlag{Name: "keep-keys", Usage: "do not replace the gossip key and the CA, whose keys the hosts may have, and revoke no join tokens"},
 					&cli.BoolFlag{Name: "force", Usage: "remove the hosts even if the mesh still hears them; needs --yes"}}},
 		},
 	}
@@ -226,6 +227,9 @@ func tellRemoved(c *cli.Context, name string, removed *admin.Removed) {
 		fmt.Fprintf(c.App.ErrWriter, "%s may still have the key for Secrets: run 'virtmesh secrets rotate-key'\n", name)
 	case removed.KeepsKeys:
 		fmt.Fprintf(c.App.ErrWriter, "%s may still have the key of the mesh's CA, which opens every backup, and the key for Secrets: run 'virtmesh ca rotate' and 'virtmesh secrets rotate-key'\n", name)
+	}
+	if removed.MadeBundle {
+		fmt.Fprintf(c.App.ErrWriter, "the newest recovery bundle was made on %s, which may have a copy: make another one with 'virtmesh keyring bundle', and then replace the keys with 'virtmesh ca rotate' and 'virtmesh secrets rotate-key'\n", name)
 	}
 	if len(removed.Tokens) > 0 {
 		fmt.Fprintf(c.App.Writer, "join tokens that were not used are revoked: %s\n", strings.Join(removed.Tokens, ", "))

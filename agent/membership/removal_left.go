@@ -43,6 +43,13 @@ func (m *Member) LeftOfRemoval(ctx context.Context, op *meshv1alpha1.Operation, 
 	if !stepDone(op, stepRefuseOldKey) || mustReplaceKeys(m.store.FeatureLevel()) != nil {
 		left = append(left, host+" still knows the gossip key: 'virtmesh gossip rotate-key' replaces it")
 	}
+	made, err := m.madeBundle(ctx, host)
+	if err != nil {
+		return "", err
+	}
+	if made {
+		left = append(left, fmt.Sprintf("the newest recovery bundle was made on %s, which may have a copy: make another one with 'virtmesh keyring bundle', and then replace the keys with 'virtmesh ca rotate' and 'virtmesh secrets rotate-key'", host))
+	}
 	secrets, err := secretNames(ctx, store)
 	if err != nil {
 		return "", err
@@ -51,6 +58,17 @@ func (m *Member) LeftOfRemoval(ctx context.Context, op *meshv1alpha1.Operation, 
 		left = append(left, fmt.Sprintf("%s could read these Secrets, change what is in them: %s", host, nameSome(secrets)))
 	}
 	return strings.Join(left, "; "), nil
+}
+
+// madeBundle reports whether the newest recovery bundle was made on a host. Whoever has a copy
+// of the bundle, and its passphrase, opens also the keys that are made after it, until there is
+// another one.
+func (m *Member) madeBundle(ctx context.Context, host string) (bool, error) {
+	custody, err := m.knownCustody(ctx)
+	if err != nil {
+		return false, fmt.Errorf("look where the newest recovery bundle was made: %w", err)
+	}
+	return custody.Bundle != nil && custody.Bundle.Host == host, nil
 }
 
 // stepDone reports whether a step of an operation is done.

@@ -57,6 +57,21 @@ func TestARemovalTellsItsEnd(t *testing.T) {
 			}
 		}
 	}
+	bundle := identity.BundleMade{Host: "host9", Number: 1}
+	if err := m.identity.KnowBundle(bundle); err != nil {
+		t.Fatal(err)
+	}
+	if err := identity.RecordBundle(t.Context(), m.store, bundle); err != nil {
+		t.Fatal(err)
+	}
+	for host, made := range map[string]bool{"host9": true, "host8": false} {
+		op := &meshv1alpha1.Operation{Spec: meshv1alpha1.OperationSpec{Type: meshv1alpha1.RemoveHost, Target: host}}
+		op.Status.Steps = []meshv1alpha1.OperationStep{{Name: stepBar, Phase: meshv1alpha1.StepDone}}
+		left, err := m.LeftOfRemoval(t.Context(), op, store)
+		if told := strings.Contains(left, "bundle was made on "+host); err != nil || told != made {
+			t.Errorf("%s made the newest bundle %t: %q, %v", host, made, left, err)
+		}
+	}
 	carryOut(t, []Step{revoke})
 	if note := revoke.Note(); note != "revoked "+token.ID {
 		t.Errorf("the step says %q", note)

@@ -186,7 +186,11 @@ func (a administration) removed(ctx context.Context, request admin.Removal) (*ad
 	if err != nil {
 		return nil, fmt.Errorf("%s is removed; list the Secrets that it could read: %w", request.Host, err)
 	}
-	return &admin.Removed{KeysReplaced: !request.KeepKeys && mustReplaceKeys(a.FeatureLevel()) == nil, Secrets: secrets}, nil
+	made, err := a.madeBundle(ctx, request.Host)
+	if err != nil {
+		return nil, fmt.Errorf("%s is removed; %w", request.Host, err)
+	}
+	return &admin.Removed{KeysReplaced: !request.KeepKeys && mustReplaceKeys(a.FeatureLevel()) == nil, MadeBundle: made, Secrets: secrets}, nil
 }
 
 // requestOperation returns the operation that does what spec says: the one in progress, or

@@ -112,6 +112,8 @@ type Removed struct {
 	// CAKept says why it was not, although the host may have it; empty otherwise.
 	CAReplaced bool   `json:"caReplaced,omitempty"`
 	CAKept     string `json:"caKept,omitempty"`
+	// MadeBundle says that the newest recovery bundle was made on the host, which may have a copy.
+	MadeBundle bool `json:"madeBundle,omitempty"`
 	// Tokens are the IDs of the join tokens that were revoked.
 	Tokens []string `json:"tokens,omitempty"`
 	// Secrets are the Secrets that the host could read, as namespace/name, sorted.
