@@ -241,7 +241,7 @@ func TestPeopleOfAFormerCA(t *testing.T) {
 	certs, err := identity.ParseCertificates(listed)
 	r.must(err)
 	stolen := r.Admin(t, time.Hour).Leaf
-	former, clients := identity.NewFormerCAs(r.Store), identity.NewClients(r.Store)
+	former, clients := identity.NewFormerCAs(r.Store, nil), identity.NewClients(r.Store)
 	verify := func(cert *x509.Certificate) error {
 		_, err := cert.Verify(x509.VerifyOptions{Roots: former.AddTo(mustPool(t, r.record().Bundle)), KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}})
 		return err

@@ -22,9 +22,12 @@ import (
 // concurrently, and do not block.
 type FormerCAs struct {
 	store Store
+	// trust returns the CAs that this host trusts; nil: those in the record.
+	trust func() []byte
 
 	mu      sync.Mutex
 	value   []byte // of the record that was read
+	bundle  []byte // what trust returned then
 	trusted []*x509.Certificate
 	former  []formerCA
 	// signers has the place in former of the CA that signed a certificate, trustedSigner for a
@@ -44,8 +47,11 @@ const (
 	maxKnownSigners = 4096
 )
 
-// NewFormerCAs returns the former CAs in a store.
-func NewFormerCAs(store Store) *FormerCAs { return &FormerCAs{store: store} }
+// NewFormerCAs returns the former CAs in a store of which the CAs that this host trusts (PEM) say
+// that they took their place. trust must not block; nil: the CAs in the store are believed.
+func NewFormerCAs(store Store, trust func() []byte) *FormerCAs {
+	return &FormerCAs{store: store, trust: trust}
+}
 
 // AddTo returns the CAs with which certificates of people are verified now: those of a pool, and
 // the former ones whose time has not ended.
@@ -107,29 +113,37 @@ func (f *FormerCAs) signer(cert *x509.Certificate) int {
 	return n
 }
 
-// read reads the record again if it has changed. The caller holds f.mu.
+// read reads the record again if it, or what this host trusts, has changed. The caller holds f.mu.
 func (f *FormerCAs) read() error {
 	stored, _, err := f.store.Get(context.Background(), KeyCA, raftstore.ReadOptions{Consistency: raftstore.Local})
-	if err != nil || bytes.Equal(stored.Value, f.value) {
+	var bundle []byte
+	if f.trust != nil {
+		bundle = f.trust()
+	}
+	if err != nil || bytes.Equal(stored.Value, f.value) && bytes.Equal(bundle, f.bundle) {
 		return err
 	}
 	var rec CARecord
 	if err := json.Unmarshal(stored.Value, &rec); err != nil {
 		return fmt.Errorf("read %s: %w", KeyCA, err)
 	}
-	trusted, err := ParseCertificates(rec.Bundle)
+	vouching := bundle
+	if f.trust == nil {
+		vouching = rec.Bundle
+	}
+	trusted, err := ParseCertificates(vouching)
 	if err != nil {
 		return fmt.Errorf("read %s: %w", KeyCA, err)
 	}
 	var former []formerCA
-	for _, ca := range rec.Former {
+	for _, ca := range rec.vouchedFormer(vouching) {
 		certs, err := ParseCertificates(ca.Certificate)
 		if err != nil {
 			return fmt.Errorf("read %s: %w", KeyCA, err)
 		}
 		former = append(former, formerCA{certs[0], ca.Until})
 	}
-	f.value, f.trusted, f.former, f.signers = stored.Value, trusted, former, nil
+	f.value, f.bundle, f.trusted, f.former, f.signers = stored.Value, bundle, trusted, former, nil
 	return nil
 }
 

@@ -85,12 +85,13 @@ func (p RenewalProof) verifiedNode(roots *x509.CertPool, now time.Time, keeps fu
 // it is cheap: whether the host is still a member is checked when its request is signed.
 func (s *Signer) VerifyProof(ctx context.Context, p RenewalProof) (Node, error) {
 	// The local replica is good enough: the CA of a mesh hardly ever changes, and an
-	// outdated bundle can only make the verification fail.
+	// outdated record can only make the verification fail.
 	rec, _, err := readCA(ctx, s.store, raftstore.ReadOptions{Consistency: raftstore.Local})
 	if err != nil {
 		return Node{}, err
 	}
-	roots, err := NewPool(rec.Bundle)
+	trusted := s.trusted(rec)
+	roots, err := NewPool(trusted)
 	if err != nil {
 		return Node{}, err
 	}
@@ -102,7 +103,7 @@ func (s *Signer) VerifyProof(ctx context.Context, p RenewalProof) (Node, error) 
 	if err == nil {
 		return node, nil
 	}
-	for _, former := range rec.Former {
+	for _, former := range rec.vouchedFormer(trusted) {
 		if node, known := s.verifyFormer(ctx, p, former); known != nil || node != (Node{}) {
 			return node, known
 		}

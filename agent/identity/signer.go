@@ -27,6 +27,10 @@ type Signer struct {
 	keepsKeys func() bool
 	// votes returns the names of the hosts that vote, as this host's copy has them.
 	votes func() []string
+	// trust returns the CAs that this host trusts; nil: those in the record.
+	trust func() []byte
+	// isImpostor reports whether another machine has the name of this one, and votes.
+	isImpostor func(Node, Pin) bool
 }
 
 // defaultPatience bounds how long a signer waits for a linearizable read.
@@ -39,7 +43,8 @@ func NewSigner(store Store, lifetime time.Duration) *Signer {
 		lifetime = DefaultNodeLifetime
 	}
 	return &Signer{store: store, lifetime: lifetime, patience: defaultPatience, unchanged: stampedAge,
-		votes: func() []string { return nil }, keepsKeys: func() bool { return false }}
+		votes: func() []string { return nil }, keepsKeys: func() bool { return false },
+		isImpostor: func(Node, Pin) bool { return false }}
 }
 
 // WithTokenAges returns a Signer that asks unchanged for how long a token has been as it is,
@@ -92,7 +97,7 @@ func (s *Signer) RenewHost(ctx context.Context, node Node, csr []byte) (Issued, 
 	}
 	pin, err := PinOfKey(pub)
 	if err == nil {
-		err = rec.CheckKey(pin)
+		err = errors.Join(rec.CheckKey(pin), s.refuseImpostor(node, pin))
 	}
 	if err != nil {
 		return Issued{}, fmt.Errorf("sign certificate of %s: %w", node.Name, err)
@@ -179,5 +184,6 @@ func (s *Signer) ca(ctx context.Context, opts raftstore.ReadOptions) (*CA, []byt
 		return nil, nil, err
 	}
 	ca.successors = rec.successors(time.Now())
-	return ca, rec.Bundle, nil
+	bundle, err := s.trustedBy(rec)
+	return ca, bundle, err
 }

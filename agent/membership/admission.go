@@ -28,11 +28,11 @@ type admissionRecords struct {
 }
 
 // NewAdmission returns an Admission that decides by the records in a store, of which group
-// says how far it is, and by a list of the mesh's voters; nil: there is none. The one of a Member
-// opens by itself.
-func NewAdmission(store identity.Store, group Group, list VoterList) *Admission {
+// says how far it is, by a list of the mesh's voters (nil: there is none), and by the CAs that
+// this host trusts (PEM; nil: those in the store). The one of a Member opens by itself.
+func NewAdmission(store identity.Store, group Group, list VoterList, trust func() []byte) *Admission {
 	a := &Admission{}
-	a.open(store, group, list)
+	a.open(store, group, list, trust)
 	return a
 }
 
@@ -41,17 +41,18 @@ var errNotOpen = errors.New("this host's replica is not open yet")
 
 // open makes Admit accept the hosts, and Judge the people, that the records in the store
 // allow.
-func (a *Admission) open(store identity.Store, group Group, list VoterList) {
+func (a *Admission) open(store identity.Store, group Group, list VoterList, trust func() []byte) {
 	if list == nil {
 		list = noList{}
 	}
-	a.records.Store(&admissionRecords{identity.NewHosts(store), identity.NewClients(store), identity.NewFormerCAs(store), newNewcomers(group, list)})
+	a.records.Store(&admissionRecords{identity.NewHosts(store), identity.NewClients(store), identity.NewFormerCAs(store, trust), newNewcomers(group, list)})
 }
 
 // Admit refuses machines that were removed and whose certificates are still valid, those
 // whose key is not that of the host in their certificate, and those of which this host's
 // copy of the state knows nothing, unless they may be newer than the copy.
-// Until the replica is open it refuses every host, because the removals are not known
+// To a keyring it refuses whoever has the name of a voter and another key than the voters have
+// signed, whatever the records say. Until the replica is open it refuses every host, because the removals are not known
 // yet, and a removed machine that was accepted then would keep its connection.
 func (a *Admission) Admit(peer port.Peer) error {
 	records := a.records.Load()
@@ -60,6 +61,9 @@ func (a *Admission) Admit(peer port.Peer) error {
 	}
 	if known, err := records.newcomers.overrules(peer.Node, peer.Key); known && err != nil {
 		return err
+	}
+	if peer.Proto == port.ProtoKeyring && records.newcomers.isImpostor(peer.Node, peer.Key) {
+		return impostorFault(peer.Node)
 	}
 	err := records.hosts.Admit(peer.Node, peer.Key)
 	if errors.Is(err, identity.ErrUnrecorded) && records.newcomers.takes(peer) {

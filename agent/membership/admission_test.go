@@ -22,7 +22,7 @@ func TestCertificatesAreJudgedPerRequest(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := identitytest.NewMesh(t)
 		var a Admission
-		a.open(m.Store, &groupOf{level: level.Apart - 1}, nil)
+		a.open(m.Store, &groupOf{level: level.Apart - 1}, nil, nil)
 		handler := port.JudgeClients(a.Judge, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			if _, allowed := port.FromAdministrator(r); !allowed {
 				w.WriteHeader(http.StatusForbidden)

@@ -30,7 +30,7 @@ func TestRevokedPeopleAndRemovedHostsAreCutOff(t *testing.T) {
 	copyMesh(t, mesh.Store, store, host2)
 	m := newMember(DefaultConfig(), Options{Logger: slog.New(slog.DiscardHandler)})
 	m.store, m.records = store, store
-	m.admission.open(store, &groupOf{level: level.Apart, hears: true}, nil)
+	m.admission.open(store, &groupOf{level: level.Apart, hears: true}, nil, nil)
 	cfg := port.DefaultConfig()
 	cfg.Bind, cfg.Credentials, cfg.Admit = "127.0.0.1:0", mesh.First, m.admission.Admit
 	opened, err := port.New(cfg)

@@ -14,6 +14,7 @@ import (
 	"virtmesh/agent/fault"
 	"virtmesh/agent/identity"
 	"virtmesh/agent/level"
+	"virtmesh/agent/membership/succession"
 	"virtmesh/agent/port"
 	"virtmesh/agent/port/admin"
 	"virtmesh/agent/port/keyring"
@@ -54,7 +55,18 @@ func (m *Member) openKeyring(context.Context) error {
 func (m *Member) newSigner() *identity.Signer {
 	return identity.NewSigner(m.records, time.Duration(m.config.CertificateLifetime)).
 		WithTokenAges(m.tokens.unchanged).WithVotes(m.store.Voters).
+		WithTrust(m.identity.CABundle).WithVoterKeys(m.isImpostor).
 		WithKeptKeys(func() bool { return m.store.FeatureLevel() >= level.Apart })
+}
+
+// isImpostor reports whether another machine votes under the name of this one, by what the voters
+// have signed.
+func (m *Member) isImpostor(node identity.Node, key identity.Pin) bool {
+	if m.lists.keeper == nil {
+		return false // there is no replica, and no list
+	}
+	v, _ := m.lists.keeper.Judge(node, key)
+	return v == succession.Impostor
 }
 
 func (m *Member) dialKeyring(ctx context.Context, host string) (net.Conn, error) {

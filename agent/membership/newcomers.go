@@ -164,7 +164,18 @@ func (n *newcomers) overrules(node identity.Node, key identity.Pin) (known bool,
 	case newer && v == succession.Votes:
 		return true, nil
 	case newer && v == succession.Impostor:
-		return true, fault.New(fault.Forbidden, "%s: another machine has that name and votes, by the list of the mesh's voters", node).About(node.Name)
+		return true, impostorFault(node)
 	}
 	return false, nil
+}
+
+// isImpostor reports whether another machine votes under the name of this one, by the newest list,
+// also if the copy may be newer: the voters sign the list, and any host can write the records.
+func (n *newcomers) isImpostor(node identity.Node, key identity.Pin) bool {
+	v, _ := n.list.Judge(node, key)
+	return v == succession.Impostor
+}
+
+func impostorFault(node identity.Node) error {
+	return fault.New(fault.Forbidden, "%s: another machine has that name and votes, by the list of the mesh's voters", node).About(node.Name)
 }

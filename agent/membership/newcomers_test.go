@@ -35,7 +35,7 @@ func TestTheCAsKeyMakesNoHost(t *testing.T) {
 		m := identitytest.NewMesh(t)
 		g := &groupOf{level: level.Apart - 1, hears: true}
 		var a Admission
-		a.open(m.Store, g, nil)
+		a.open(m.Store, g, nil, nil)
 		made := map[string]*identity.Identity{"a new name": m.Host(t, "host9", 0)}
 		made["the name of a host"] = renamed(t, m, "host1")
 		notary := identity.NewNotary(m.First, a.StillMember)
@@ -95,7 +95,7 @@ func TestAHostThatWasOffFindsTodaysVoters(t *testing.T) {
 		m := identitytest.NewMesh(t)
 		g := &groupOf{level: level.Apart}
 		var a Admission
-		a.open(m.Store, g, nil)
+		a.open(m.Store, g, nil, nil)
 		voter := m.Host(t, "host9", 0)
 		peer := func(proto string, dialled bool) port.Peer {
 			return port.Peer{Node: voter.Node(), Key: voter.KeyPin(), Proto: proto, Dialled: dialled}
@@ -169,9 +169,9 @@ func TestACutOffHostIsNotTakenOver(t *testing.T) {
 		voter := m.Host(t, "host4", 0)
 		list := listing{voters: map[string]*identity.Identity{"host4": voter}, newer: true}
 		var below, a Admission
-		below.open(m.Store, &groupOf{level: level.Apart}, listing{})
+		below.open(m.Store, &groupOf{level: level.Apart}, listing{}, nil)
 		g.level = level.Succession
-		a.open(m.Store, g, list)
+		a.open(m.Store, g, list, nil)
 		peer := func(id *identity.Identity, proto string, dialled bool) port.Peer {
 			return port.Peer{Node: id.Node(), Key: id.KeyPin(), Proto: proto, Dialled: dialled}
 		}
@@ -214,7 +214,7 @@ func TestANewerListOverrulesTheCopy(t *testing.T) {
 	now := renamed(t, m, "host1")
 	for newer, c := range map[bool]struct{ former, now bool }{true: {false, true}, false: {true, false}} {
 		var a Admission
-		a.open(m.Store, &groupOf{level: level.Succession}, listing{map[string]*identity.Identity{"host1": now}, newer})
+		a.open(m.Store, &groupOf{level: level.Succession}, listing{map[string]*identity.Identity{"host1": now}, newer}, nil)
 		for id, want := range map[*identity.Identity]bool{m.First: c.former, now: c.now} {
 			if err := a.StillMember(id.Node(), id.KeyPin()); (err == nil) != want {
 				t.Errorf("newer %v, %s: what it signs: %v", newer, id.Node(), err)
@@ -232,7 +232,7 @@ func TestANameHasOnePlace(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := identitytest.NewMesh(t)
 		var a Admission
-		a.open(m.Store, &groupOf{level: level.Apart}, nil)
+		a.open(m.Store, &groupOf{level: level.Apart}, nil, nil)
 		time.Sleep(newcomerSilence)
 		take := func(node identity.Node) error {
 			return a.Admit(port.Peer{Node: node, Key: identity.Pin{1}, Proto: port.ProtoRaft})

@@ -26,7 +26,7 @@ func TestNobodyIsAdmittedBeforeTheReplicaIsOpen(t *testing.T) {
 	if err := a.Admit(peer); !errors.Is(err, errNotOpen) {
 		t.Errorf("admitted by a host that knows nothing: %v", err)
 	}
-	a.open(identitytest.NewStore(), &groupOf{level: level.Apart - 1}, nil)
+	a.open(identitytest.NewStore(), &groupOf{level: level.Apart - 1}, nil, nil)
 	if err := a.Admit(peer); err != nil {
 		t.Errorf("refused by a host that knows nothing against it: %v", err)
 	}

@@ -35,7 +35,7 @@ func (m *Member) openStore(ctx context.Context) error {
 	m.store, m.records = store, m.options.Meter.Raft(store, "membership")
 	hosts := identity.NewHosts(store)
 	m.openVoterList()
-	m.admission.open(store, store, m.lists.keeper)
+	m.admission.open(store, store, m.lists.keeper, m.identity.CABundle)
 	m.peers.OpenRecords(hosts)
 	m.witness = NewWitness(m.peers, store)
 	m.onClose(func(ctx context.Context) {

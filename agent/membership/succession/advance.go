@@ -135,7 +135,7 @@ func (k *Keeper) advance(ctx context.Context) error {
 var errOtherTrust = errors.New("this host trusts other CAs than the mesh's state names")
 
 // want returns what the newest list should say, by this host's copy of the state and its Raft
-// configuration. The list names only CAs that this host itself trusts.
+// configuration.
 func (k *Keeper) want(ctx context.Context) (manifest.Manifest, error) {
 	voters, err := k.ownVoters(ctx)
 	if err != nil {
@@ -148,9 +148,6 @@ func (k *Keeper) want(ctx context.Context) (manifest.Manifest, error) {
 	if err != nil {
 		return manifest.Manifest{}, err
 	}
-	if trusted, version := k.cfg.Book.Trust(); version != generation || identity.TrustFingerprint(trusted) != identity.TrustFingerprint(cas) {
-		return manifest.Manifest{}, errOtherTrust
-	}
 	e := k.cfg.Group.Electorate()
 	return manifest.Manifest{MeshID: k.cfg.MeshID, Group: e.Group, Voters: voters, Index: e.Index, CAs: cas, TrustGeneration: generation}, nil
 }
@@ -159,6 +156,9 @@ func (k *Keeper) view(ctx context.Context, leads bool, next *manifest.Signed) (v
 	v = view{leader: leads, self: k.cfg.Self, pin: k.cfg.KeyPin(), next: next}
 	if v.want, err = k.want(ctx); err != nil {
 		return v, err
+	}
+	if trusted, version := k.cfg.Book.Trust(); version != v.want.TrustGeneration || identity.TrustFingerprint(trusted) != identity.TrustFingerprint(v.want.CAs) {
+		return v, errOtherTrust
 	}
 	if v.base = k.kept.Load(); v.base != nil {
 		if v.verified, err = k.stands(ctx, v.base, localRead); err != nil {

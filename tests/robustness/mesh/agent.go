@@ -123,7 +123,7 @@ func (a *agent) openStore() error {
 	if err := a.openVoters(); err != nil {
 		return err
 	}
-	a.admission.Store(membership.NewAdmission(store, store, a.voters))
+	a.admission.Store(membership.NewAdmission(store, store, a.voters, nil))
 	a.peers.OpenRecords(identity.NewHosts(store))
 	a.onClose(func() {
 		if err := store.Close(); err != nil && !a.dead.Load() {
