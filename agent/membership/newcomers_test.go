@@ -223,6 +223,10 @@ func TestANewerListOverrulesTheCopy(t *testing.T) {
 		if err := a.Admit(port.Peer{Node: m.First.Node(), Key: m.First.KeyPin(), Proto: port.ProtoRPC}); (err == nil) != c.former {
 			t.Errorf("newer %v, the former machine: %v", newer, err)
 		}
+		// A keyring gives nothing to a key that the voters have not signed, whatever the records say.
+		if err := a.Admit(port.Peer{Node: m.First.Node(), Key: m.First.KeyPin(), Proto: port.ProtoKeyring}); err == nil {
+			t.Errorf("newer %v, the former machine is let to the keyring", newer)
+		}
 	}
 }
 
