@@ -150,6 +150,9 @@ func (s *Signer) checkToken(ctx context.Context, c Candidate, pin Pin) (TokenRec
 	if err != nil {
 		return TokenRecord{}, raftstore.Record{}, err
 	}
+	if err := s.checkTokenCA(ctx, rec); err != nil {
+		return TokenRecord{}, raftstore.Record{}, err
+	}
 	switch used, ended := rec.UsedBy, s.unchanged(rec) > rec.validFor(); {
 	case used == nil && ended:
 		return TokenRecord{}, raftstore.Record{}, fmt.Errorf("%w at %s", fault.TokenExpired, rec.Expires.Format(time.RFC3339))
@@ -159,6 +162,22 @@ func (s *Signer) checkToken(ctx context.Context, c Candidate, pin Pin) (TokenRec
 		return TokenRecord{}, raftstore.Record{}, fmt.Errorf("%w by host %s", fault.TokenUsed, used.Host)
 	}
 	return rec, stored, nil
+}
+
+// checkTokenCA refuses an unused token by which a joining host knows a CA that is trusted no more.
+// That host has not spoken to one of the mesh's, but to somebody who has the key of that CA.
+func (s *Signer) checkTokenCA(ctx context.Context, token TokenRecord) error {
+	if token.UsedBy != nil || token.CA == "" {
+		return nil
+	}
+	ca, _, err := readCA(ctx, s.store, raftstore.ReadOptions{})
+	if err != nil {
+		return err
+	}
+	if !slices.ContainsFunc(pinsOf(s.trusted(ca)), func(pin Pin) bool { return pin.String() == token.CA }) {
+		return fault.TokenInvalid
+	}
+	return nil
 }
 
 // admission signs the certificate of a new member and collects the data that it needs.

@@ -36,6 +36,9 @@ type TokenRecord struct {
 	SecretSHA256 []byte    `json:"secretSHA256"`
 	Created      time.Time `json:"created"`
 	Expires      time.Time `json:"expires"`
+	// CA is the pin of the CA by which the joining host knows the mesh; empty in records of
+	// versions before level.Succession.
+	CA string `json:"ca,omitempty"`
 	// UsedBy is nil until a host has joined with the token.
 	UsedBy *TokenUse `json:"usedBy,omitempty"`
 }
@@ -84,7 +87,7 @@ func (t *Tokens) Create(ctx context.Context, ttl time.Duration) (Token, TokenRec
 	token := NewToken(pin)
 	hash := hashSecret(token.Secret[:])
 	now := time.Now().UTC()
-	rec := TokenRecord{ID: token.ID, SecretSHA256: hash[:], Created: now, Expires: now.Add(ttl)}
+	rec := TokenRecord{ID: token.ID, SecretSHA256: hash[:], Created: now, Expires: now.Add(ttl), CA: pin.String()}
 	op, err := putOp(TokenKey(rec.ID), rec)
 	if err != nil {
 		return Token{}, TokenRecord{}, err
@@ -144,6 +147,30 @@ func (t *Tokens) Revoke(ctx context.Context, id string) error {
 		return fmt.Errorf("revoke token %s: %w", id, err)
 	}
 	return nil
+}
+
+// RevokeOthers deletes the unused tokens by which no joining host would know the CA with a pin, and
+// returns their IDs: who has such a token can use it only with a host that shows the CA of before,
+// which is whoever has taken that CA's key.
+func (t *Tokens) RevokeOthers(ctx context.Context, ca Pin) (revoked []string, err error) {
+	recs, revs, err := t.list(ctx, raftstore.ReadOptions{})
+	if err != nil {
+		return nil, err
+	}
+	for i, rec := range recs {
+		if rec.UsedBy != nil || rec.CA == ca.String() {
+			continue
+		}
+		var changed *raftstore.ConflictError // it was used or revoked meanwhile
+		err := t.deleteToken(ctx, rec.ID, revs[i])
+		if err != nil && !errors.As(err, &changed) {
+			return revoked, fmt.Errorf("revoke token %s: %w", rec.ID, err)
+		}
+		if err == nil {
+			revoked = append(revoked, rec.ID)
+		}
+	}
+	return revoked, nil
 }
 
 // Prune deletes the tokens that can no longer be used, not even to repeat a request,

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"virtmesh/agent/fault"
@@ -45,8 +46,12 @@ func (m *Member) RotateCASteps(op *meshv1alpha1.Operation, store objects.Store) 
 			return err
 		}}
 	}
-	end := step("end the trust in the CA of before", r.replace)
-	end.Note = r.note
+	var revoked []string
+	end := step("end the trust in the CA of before", func(ctx context.Context, report func(done, total int64)) (err error) {
+		revoked, err = r.replace(ctx, report)
+		return err
+	})
+	end.Note = func() string { return r.note(revoked) }
 	return []Step{
 		step("check that the CA can be replaced", func(ctx context.Context, _ func(done, total int64)) error { return r.check(ctx) }),
 		step("make the next CA", r.make),
@@ -196,24 +201,37 @@ func (r caRotation) sign(ctx context.Context, report func(done, total int64)) er
 	return r.awaitSigned(ctx, report)
 }
 
-func (r caRotation) replace(ctx context.Context, report func(done, total int64)) error {
+// replace ends the trust in the CA of before, and with it the join tokens that name that CA. It
+// returns their IDs.
+func (r caRotation) replace(ctx context.Context, report func(done, total int64)) (revoked []string, err error) {
 	if err := r.awaitSigned(ctx, report); err != nil {
-		return err
+		return nil, err
 	}
-	err := retryConflicts(func() error { return identity.ReplaceCA(ctx, r.store, r.rotation, time.Now().Add(r.deadline)) })
+	err = retryConflicts(func() error { return identity.ReplaceCA(ctx, r.store, r.rotation, time.Now().Add(r.deadline)) })
 	if err != nil {
-		return err
+		return nil, err
 	}
-	return r.awaitTrust(ctx, report)
+	rec, err := identity.ReadCARecord(ctx, r.store, raftstore.ReadOptions{})
+	if err != nil {
+		return nil, err
+	}
+	if revoked, err = identity.NewTokens(r.store).RevokeOthers(ctx, rec.InUse()[0]); err != nil {
+		return revoked, err
+	}
+	return revoked, r.awaitTrust(ctx, report)
 }
 
-// note says what people have to do after the replacement.
-func (r caRotation) note() string {
-	rec, err := identity.ReadCARecord(context.Background(), r.Member.store, localRead)
-	if err != nil || len(rec.Former) == 0 || rec.Vouches()[0] {
-		return ""
+// note says what the replacement has ended, and what people have to do after it.
+func (r caRotation) note(revoked []string) string {
+	var notes []string
+	if len(revoked) > 0 {
+		notes = append(notes, "revoked the join tokens of before that were not used: "+nameSome(revoked))
 	}
-	return "the CA of before, of an earlier version, cannot vouch for the new one: make all kubeconfigs anew with 'virtmesh kubeconfig'"
+	rec, err := identity.ReadCARecord(context.Background(), r.Member.store, localRead)
+	if err == nil && len(rec.Former) > 0 && !rec.Vouches()[0] {
+		notes = append(notes, "the CA of before, of an earlier version, cannot vouch for the new one: make all kubeconfigs anew with 'virtmesh kubeconfig'")
+	}
+	return strings.Join(notes, "; ")
 }
 
 // awaitTrust waits until every host that gossip hears trusts the CAs in the state.

@@ -169,9 +169,15 @@ func TestTheCAIsReplacedWhileHostsAreOff(t *testing.T) {
 		}
 		return nil
 	})
+	if _, _, err := identity.NewTokens(first.store).Create(t.Context(), time.Hour); err != nil {
+		t.Fatal(err)
+	}
 	carryOut(t, caRotationBy(second, "one", time.Hour)[:3])
 	carryOut(t, caRotationBy(first, "one", time.Hour))
 	mustFollow(t, second, first.identity)
+	if unused, err := unusedTokens(t.Context(), identity.NewTokens(first.store)); err != nil || len(unused) > 0 {
+		t.Errorf("join tokens of the former CA are left: %v, %v", unused, err)
+	}
 	if first.identity.SignedBy() == before.Pin() || slices.Contains(first.identity.HeldCAs(), before.Pin()) && custodyOf(t, first).CA == before.Pin() {
 		t.Error("the former CA still signs")
 	}
