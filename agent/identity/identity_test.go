@@ -269,7 +269,7 @@ func TestCertificates(t *testing.T) {
 }
 
 func TestForeignCAIsRefused(t *testing.T) {
-	dir, _ := initMesh(t)
+	dir, first := initMesh(t)
 	id := open(t, dir)
 	other, err := identity.NewCA("other")
 	if err != nil {
@@ -302,6 +302,12 @@ func TestForeignCAIsRefused(t *testing.T) {
 	}
 	if open(t, dir).Leaf().Issuer.CommonName != "virtmesh CA other" {
 		t.Error("the certificate of the new CA is not on the disk")
+	}
+	if !id.IsTrusted() {
+		t.Error("it does not trust the CA that has signed for it")
+	}
+	if _, err := id.KeepTrust(first.CertificatePEM(), 2); err != nil || id.IsTrusted() {
+		t.Errorf("it trusts a certificate of a CA that was given up: %v", err)
 	}
 }
 

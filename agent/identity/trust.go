@@ -89,6 +89,10 @@ func (m *material) checkTrusted() error {
 	return nil
 }
 
+// IsTrusted reports whether a CA that this host trusts has signed its certificate. The certificate
+// may have ended.
+func (i *Identity) IsTrusted() bool { return i.current.Load().checkTrusted() == nil }
+
 // SignedBy returns the pin of the CA that signed this host's certificate.
 func (i *Identity) SignedBy() Pin { return i.current.Load().signer }
 

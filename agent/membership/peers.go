@@ -154,9 +154,15 @@ func (p *Peers) readRecords() {
 	}
 }
 
-// MeshAddresses returns the mesh addresses of the other hosts, live hosts first.
+// MeshAddresses returns the mesh addresses of the other hosts: live hosts first, and then the
+// voters of a list that is newer than this host's copy. All others may be gone by then.
 func (p *Peers) MeshAddresses() []string {
 	var live, other []string
+	for _, voter := range p.namedVoters() {
+		if voter.Address != "" {
+			other = append(other, voter.Address)
+		}
+	}
 	for _, member := range p.members() {
 		switch {
 		case member.Name == p.self || member.Facts.MeshAddr == "":
@@ -172,12 +178,16 @@ func (p *Peers) MeshAddresses() []string {
 	return append(live, other...)
 }
 
-// Resolve returns the mesh address of a host, by its name.
+// Resolve returns the mesh address of a host, by its name. A voter of a list that is newer than
+// this host's copy comes before the record, which may be that of an earlier machine.
 func (p *Peers) Resolve(ctx context.Context, name string) (string, error) {
 	if g := p.gossip.Load(); g != nil {
 		if member, ok := g.Member(name); ok && member.Facts.MeshAddr != "" {
 			return member.Facts.MeshAddr, nil
 		}
+	}
+	if voter, ok := p.namedVoters()[name]; ok && voter.Address != "" {
+		return voter.Address, nil
 	}
 	hosts := p.hosts.Load()
 	if hosts == nil {

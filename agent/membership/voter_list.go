@@ -21,8 +21,10 @@ const votersPause, signingPause = 5 * time.Second, time.Second
 type voterList struct {
 	keeper *succession.Keeper
 	// trusting is set when the host has begun to trust another CA: its own certificate may be of
-	// one that the mesh has given up.
+	// one that the mesh has given up. It is renewed at once then, and from resigned on now and
+	// then until a CA that the host trusts has signed it, also after a restart.
 	trusting atomic.Bool
+	resigned time.Time
 }
 
 // openVoterList reads the list of voters that this host has verified before.
@@ -146,11 +148,7 @@ func (m *Member) keepVoterList(ctx context.Context) {
 				log.Warn("the list of the mesh's voters is not as it should be yet", "err", err)
 			}
 		}
-		if m.lists.trusting.Swap(false) {
-			if err := m.renewer.Renew(ctx); err != nil {
-				log.Warn("the mesh's CA was replaced, and no host that answers has signed this host's next certificate yet", "err", err)
-			}
-		}
+		m.renewForLists(ctx)
 		pause := votersPause
 		if m.lists.keeper.Waiting() {
 			pause = signingPause
@@ -160,5 +158,18 @@ func (m *Member) keepVoterList(ctx context.Context) {
 			return
 		case <-time.After(pause):
 		}
+	}
+}
+
+// renewForLists has this host's certificate signed again while it is of a CA that the host does not
+// trust any more, since the list of voters named others. Who of them answers may take a while to
+// be known, and after some days nobody takes the old certificate.
+func (m *Member) renewForLists(ctx context.Context) {
+	if !m.lists.trusting.Swap(false) && (m.identity.IsTrusted() || !m.lists.keeper.InUse() || time.Since(m.lists.resigned) < resignPause) {
+		return
+	}
+	m.lists.resigned = time.Now()
+	if err := m.renewer.Renew(ctx); err != nil && ctx.Err() == nil {
+		m.log.Warn("the mesh's CA was replaced, and no host that answers has signed this host's next certificate yet", "part", "voters", "err", err)
 	}
 }
