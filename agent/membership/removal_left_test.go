@@ -8,6 +8,7 @@ import (
 
 	"virtmesh/agent/identity"
 	"virtmesh/agent/kinds/meshv1alpha1"
+	"virtmesh/agent/port/admin"
 )
 
 // A removal that was cancelled after the host was barred says which Secrets the host could read,
@@ -70,6 +71,10 @@ func TestARemovalTellsItsEnd(t *testing.T) {
 		left, err := m.LeftOfRemoval(t.Context(), op, store)
 		if told := strings.Contains(left, "bundle was made on "+host); err != nil || told != made {
 			t.Errorf("%s made the newest bundle %t: %q, %v", host, made, left, err)
+		}
+		removed, err := administration{Member: m, store: store}.removed(t.Context(), admin.Removal{Host: host})
+		if err != nil || removed.MadeBundle != made {
+			t.Errorf("%s made the newest bundle %t: the command hears %+v, %v", host, made, removed, err)
 		}
 	}
 	carryOut(t, []Step{revoke})
