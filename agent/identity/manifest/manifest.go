@@ -1,6 +1,7 @@
 package manifest
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
@@ -22,6 +23,8 @@ const (
 	MaxVoters = 32
 	// MaxCAs bounds the CAs: the one that signs, the next one, and room.
 	MaxCAs = 8
+	// MaxVersion bounds the versions: far more than a mesh makes, and nothing overflows behind it.
+	MaxVersion = 1 << 48
 	// maxName bounds what a voter is described with.
 	maxName = 256
 )
@@ -143,6 +146,13 @@ func (s *Signed) Hash() string {
 	return hex.EncodeToString(sum[:])
 }
 
+// Is reports whether it is, byte by byte, what Seal makes of a manifest. Who signs it then signs
+// nothing but what he says himself: no field that he does not know, and none that he ignores.
+func (s *Signed) Is(m Manifest) bool {
+	own, err := Seal(m)
+	return err == nil && bytes.Equal(own.body, s.body)
+}
+
 // Names returns the voter of a name.
 func (s *Signed) Names(host string) (Voter, bool) {
 	i := slices.IndexFunc(s.manifest.Voters, func(v Voter) bool { return v.Name == host })
@@ -174,8 +184,8 @@ func (m Manifest) validate() error {
 		return fmt.Errorf("it has format %d, this version knows format %d", m.Format, format)
 	case m.MeshID == "" || len(m.MeshID) > maxName || len(m.Group) > maxName:
 		return errors.New("it does not say of which mesh it is")
-	case m.Version == 0:
-		return errors.New("it has no version")
+	case m.Version == 0 || m.Version > MaxVersion:
+		return fmt.Errorf("it has no version from 1 to %d", uint64(MaxVersion))
 	case (m.Version == 1) != (m.Previous == "") || m.Version == 1 && !m.Anew:
 		return fmt.Errorf("version %d cannot follow %q", m.Version, m.Previous)
 	case len(m.Previous) > maxName:

@@ -13,8 +13,9 @@ import (
 	"virtmesh/raftstore"
 )
 
-// patience is how long the leader waits for the signatures of a majority of the voters before,
-// before it begins anew. They may have been replaced faster than they could sign.
+// patience is how long the leader, and each voter by itself, waits for the signatures of a majority
+// of the voters before, before the list begins anew. They may have been replaced faster than they
+// could sign.
 const patience = 10 * time.Minute
 
 // act is what a host does next about the next list.
@@ -46,25 +47,60 @@ type view struct {
 	// want is what the next list should say now, by this host's copy of the state and its Raft
 	// configuration.
 	want manifest.Manifest
-	// late reports whether the leader has waited for too long.
+	// late reports whether the next list has been due for too long.
 	late bool
 }
 
-// decide decides what a host does next. It is pure.
+// decide decides what a host does next. It is pure. Any host can write what waits for signatures:
+// what is signed is nothing but what the signer would propose itself.
 func decide(v view) act {
 	due := !v.verified || !v.base.Manifest().Agrees(v.want)
 	fits := v.next != nil && follows(v.next.Manifest(), v.base)
 	switch {
-	case fits && v.leader && v.next.IsSignedBy(electors(v.next.Manifest(), v.base)) == nil:
+	case fits && v.leader && v.next.IsSignedBy(electors(v.next.Manifest(), v.base)) == nil && (mustBeginAnew(v) || !v.next.Manifest().Anew):
 		return publish // also if more has changed since: a majority has signed it
 	case v.leader && v.next != nil && !due:
 		return discard
-	case v.leader && due && (!fits || !v.next.Manifest().Agrees(v.want) || mustBeginAnew(v) && !v.next.Manifest().Anew):
+	case !due || hasForeignKey(v):
+		return wait
+	case v.leader && !(fits && v.next.Is(proposal(v, v.next.Manifest().Made))):
 		return propose
-	case fits && v.next.Manifest().Agrees(v.want) && v.next.Manifest().Index <= v.want.Index && maySign(v, v.next):
+	case fits && isOwnWord(v) && maySign(v, v.next):
 		return sign
 	}
 	return wait
+}
+
+// proposal returns the list that this host would propose at a time.
+func proposal(v view, made time.Time) manifest.Manifest {
+	m := v.want
+	m.Version, m.Made, m.Anew = 1, made, mustBeginAnew(v)
+	if v.base != nil {
+		m.Version, m.Previous = v.base.Manifest().Version+1, v.base.Hash()
+	}
+	return m
+}
+
+// isOwnWord reports whether the list that waits for signatures says what this host says itself, and
+// nothing else. It may be patient for longer than this host.
+func isOwnWord(v view) bool {
+	own := proposal(v, v.next.Manifest().Made)
+	if !v.next.Manifest().Anew {
+		own.Anew = false
+	}
+	return v.next.Is(own)
+}
+
+// hasForeignKey reports whether the records name another key than this host's own for it, or than
+// the list before for a voter. A host keeps its key for as long as it is a member, so another
+// host has written that.
+func hasForeignKey(v view) bool {
+	return slices.ContainsFunc(v.want.Voters, func(voter manifest.Voter) bool {
+		if voter.Name == v.self.Name && !voter.Is(v.self, v.pin) {
+			return true
+		}
+		return v.base != nil && slices.ContainsFunc(v.base.Manifest().Voters, func(b manifest.Voter) bool { return b.ID == voter.ID && b.KeyPin != voter.KeyPin })
+	})
 }
 
 // follows reports whether a list takes the place after another one.
@@ -101,28 +137,47 @@ func maySign(v view, next *manifest.Signed) bool {
 func (k *Keeper) advance(ctx context.Context) error {
 	next, stored, err := readNext(ctx, k.cfg.Store)
 	leads := k.cfg.Group.IsLeader() && k.cfg.Group.FeatureLevel() >= level.Succession
+	k.noteLead(leads)
 	k.waiting.Store(next != nil)
-	if err != nil || !leads && next == nil {
+	if err != nil {
 		return err
 	}
 	v, err := k.view(ctx, leads, next)
+	if !leads && next == nil {
+		return nil // it was noted since when a list is due
+	}
 	if errors.Is(err, errOtherTrust) {
 		return nil
 	}
 	if err != nil {
 		return err
 	}
-	switch decide(v) {
+	todo := decide(v)
+	if todo == wait {
+		return nil
+	}
+	// What a host was fed may be made up. A voter that has it from its leader knows at once.
+	sure, cancel := context.WithTimeout(ctx, confirmTime)
+	defer cancel()
+	if err := k.cfg.Group.Confirm(sure); err != nil {
+		return fmt.Errorf("sign the list of voters: %w", err)
+	}
+	return k.do(ctx, todo, v, stored)
+}
+
+// do does what was decided.
+func (k *Keeper) do(ctx context.Context, todo act, v view, stored raftstore.Record) error {
+	switch todo {
 	case propose:
 		return k.propose(ctx, v, stored)
 	case sign:
-		signed, err := next.Sign(k.cfg.Sign)
+		signed, err := v.next.Sign(k.cfg.Sign)
 		if err != nil {
 			return err
 		}
 		return k.write(ctx, v.base, signed, stored)
 	case publish:
-		return k.write(ctx, v.base, next, stored)
+		return k.write(ctx, v.base, v.next, stored)
 	case discard:
 		return k.commit(ctx, []raftstore.Condition{{Key: nextKey, ModRevision: stored.ModRevision}}, raftstore.Op{Key: nextKey, Delete: true})
 	}
@@ -133,6 +188,16 @@ func (k *Keeper) advance(ctx context.Context) error {
 // state soon, or somebody has written CAs there that no CA of the mesh has vouched for, as any host
 // can: then a list must not carry them to hosts that believe the list.
 var errOtherTrust = errors.New("this host trusts other CAs than the mesh's state names")
+
+// noteLead notes since when this host leads.
+func (k *Keeper) noteLead(leads bool) {
+	switch {
+	case !leads:
+		k.leads = time.Time{}
+	case k.leads.IsZero():
+		k.leads = time.Now()
+	}
+}
 
 // want returns what the newest list should say, by this host's copy of the state and its Raft
 // configuration.
@@ -158,14 +223,19 @@ func (k *Keeper) view(ctx context.Context, leads bool, next *manifest.Signed) (v
 		return v, err
 	}
 	if trusted, version := k.cfg.Book.Trust(); version != v.want.TrustGeneration || identity.TrustFingerprint(trusted) != identity.TrustFingerprint(v.want.CAs) {
+		k.due = time.Time{}
 		return v, errOtherTrust
 	}
+	// What the host has verified stays the last list of its group, also if somebody has spoilt it
+	// in the state.
 	if v.base = k.kept.Load(); v.base != nil {
-		if v.verified, err = k.stands(ctx, v.base, localRead); err != nil {
-			return v, err
+		if v.verified = v.base.Manifest().Group == v.want.Group; !v.verified {
+			if v.verified, err = k.stands(ctx, v.base, localRead); err != nil {
+				return v, err
+			}
 		}
 	}
-	if !v.verified {
+	if !v.verified && (leads || next != nil) {
 		if v.base, err = readNewest(ctx, k.cfg.Store, localRead); err != nil {
 			return v, err
 		}
@@ -174,25 +244,23 @@ func (k *Keeper) view(ctx context.Context, leads bool, next *manifest.Signed) (v
 	return v, nil
 }
 
-// isLate reports whether the leader has waited too long for signatures.
+// isLate reports whether the next list has been due for too long, by this host's own clock: also a
+// voter that is asked to sign a new beginning has waited for it. A leader waits for as long as it
+// leads, since its predecessor may have proposed nothing.
 func (k *Keeper) isLate(v view) bool {
-	if !v.leader || !v.verified || v.base.Manifest().Agrees(v.want) {
-		k.unsigned = time.Time{}
+	if !v.verified || v.base.Manifest().Agrees(v.want) {
+		k.due = time.Time{}
 		return false
 	}
-	if k.unsigned.IsZero() {
-		k.unsigned = time.Now()
+	if after := v.base.Hash(); k.due.IsZero() || k.dueAfter != after {
+		k.due, k.dueAfter = time.Now(), after
 	}
-	return time.Since(k.unsigned) >= patience
+	return time.Since(k.due) >= patience && (!v.leader || time.Since(k.leads) >= patience)
 }
 
 // propose writes the next list, with the leader's signature if it is worth something.
 func (k *Keeper) propose(ctx context.Context, v view, stored raftstore.Record) error {
-	m := v.want
-	m.Version, m.Made, m.Anew = 1, time.Now().UTC(), mustBeginAnew(v)
-	if v.base != nil {
-		m.Version, m.Previous = v.base.Manifest().Version+1, v.base.Hash()
-	}
+	m := proposal(v, time.Now().UTC())
 	if m.Anew && v.base != nil {
 		k.cfg.Logger.Warn("the list of the mesh's voters begins anew: hosts that are off now must be given the state again ('virtmesh agent resync --yes') when they come back", "version", m.Version)
 	}

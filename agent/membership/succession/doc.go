@@ -11,10 +11,13 @@
 // need not know or trust who answers, since a list proves itself.
 //
 // Invariants:
-//   - A list becomes a host's own only if it follows the one that the host has, or if the host
-//     hears its leader and the voters that it believes have confirmed the state that holds the
-//     list.
+//   - A list becomes a host's own only if it follows the one that the host has, or if the voters
+//     that it believes have confirmed the state that holds the list, and it names no voters but
+//     those of the host's own copy, from no later log index; see acceptable.
+//   - A voter signs nothing but what it would propose itself, of a state that is confirmed, when a
+//     next list is due: any host can write what waits for signatures.
 //   - What is published is never changed, and the versions have no gap but at the old end (Kept).
+//     Any host can write there too; the leader puts right what does not lead to its own list.
 //   - A mesh whose voters stay the same writes nothing.
 //   - Below level.Succession the package does nothing.
 package succession

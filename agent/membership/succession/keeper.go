@@ -83,7 +83,15 @@ type Keeper struct {
 	known       []string  // who could be asked in the last step
 	told        time.Time // when hosts that are not heard were told last, and whose turn is next
 	turn        int
-	unsigned    time.Time // since when the leader waits for signatures; zero: it does not
+	// sound: this host has seen that the state's lists lead to its own and no further, and has heard
+	// the leader since. brokenSince is since when they do not, and unconfirmed since when the state
+	// was not confirmed when that was needed; zero: it is not so.
+	sound                    bool
+	brokenSince, unconfirmed time.Time
+	// due is since when the list dueAfter ought to have a next one, and leads since when this host
+	// leads; zero: it is not so.
+	due, leads time.Time
+	dueAfter   string
 
 	news    news
 	waiting atomic.Bool // a list waits for signatures
@@ -206,10 +214,9 @@ func (k *Keeper) Step(ctx context.Context) error {
 	if !k.InUse() {
 		return nil
 	}
-	if err := k.follow(ctx); err != nil {
-		return err
-	}
-	if err := k.ask(ctx); err != nil {
+	err := k.follow(ctx)
+	k.ask(ctx)
+	if err != nil {
 		return err
 	}
 	k.tell(ctx)

@@ -26,54 +26,83 @@ const (
 func Key(version uint64) string { return fmt.Sprintf("%s%020d", Prefix, version) }
 
 // readAfter reads the published lists after a version, in order, at most page of them. It ends
-// before one that cannot be read: only the leader makes lists, but any host can write.
-func readAfter(ctx context.Context, store identity.Store, version uint64, opts raftstore.ReadOptions) ([]*manifest.Signed, error) {
-	raw, err := Published(ctx, store, version, opts)
+// before one that cannot be read or is not of the version of its key: only the leader makes lists,
+// but any host can write. foul reports whether it has met such a record.
+func readAfter(ctx context.Context, store identity.Store, version uint64, opts raftstore.ReadOptions) (list []*manifest.Signed, foul bool, err error) {
+	records, err := recordsAfter(ctx, store, version, opts)
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
-	list := make([]*manifest.Signed, 0, len(raw))
-	for _, data := range raw {
-		s, err := manifest.Parse(data)
+	for _, rec := range records {
+		s, err := parseRecord(rec)
 		if err != nil {
-			break
+			return list, true, nil
 		}
 		list = append(list, s)
 	}
-	return list, nil
+	return list, false, nil
+}
+
+// parseRecord reads a published list, which must be of the version of its key.
+func parseRecord(rec raftstore.Record) (*manifest.Signed, error) {
+	s, err := manifest.Parse(rec.Value)
+	if err != nil {
+		return nil, err
+	}
+	if rec.Key != Key(s.Manifest().Version) {
+		return nil, fmt.Errorf("%s holds version %d of the list of voters", rec.Key, s.Manifest().Version)
+	}
+	return s, nil
 }
 
 // Published returns the published lists after a version as they are stored, in order, and not
 // more than a host sends at a time.
 func Published(ctx context.Context, store identity.Store, version uint64, opts raftstore.ReadOptions) ([][]byte, error) {
+	records, err := recordsAfter(ctx, store, version, opts)
+	list := make([][]byte, 0, len(records))
+	for _, rec := range records {
+		list = append(list, rec.Value)
+	}
+	return list, err
+}
+
+// recordsAfter reads what stands after a version, at most page records with pageBytes.
+func recordsAfter(ctx context.Context, store identity.Store, version uint64, opts raftstore.ReadOptions) ([]raftstore.Record, error) {
 	res, err := store.List(ctx, raftstore.ListRequest{Prefix: Prefix, After: Key(version), Limit: page, ReadOptions: opts})
 	if err != nil {
 		return nil, fmt.Errorf("read the lists of voters: %w", err)
 	}
-	list := make([][]byte, 0, len(res.Records))
 	size := 0
-	for _, rec := range res.Records {
-		if size += len(rec.Value); size > pageBytes && len(list) > 0 {
-			break
+	for i, rec := range res.Records {
+		if size += len(rec.Value); size > pageBytes && i > 0 {
+			return res.Records[:i], nil
 		}
-		list = append(list, rec.Value)
 	}
-	return list, nil
+	return res.Records, nil
+}
+
+// readAll reads all published lists, up to the first record that is none.
+func readAll(ctx context.Context, store identity.Store, opts raftstore.ReadOptions) (all []*manifest.Signed, err error) {
+	for version := uint64(0); ; {
+		list, foul, err := readAfter(ctx, store, version, opts)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, list...)
+		if foul || len(list) == 0 {
+			return all, nil
+		}
+		version = list[len(list)-1].Manifest().Version // that of its key
+	}
 }
 
 // readNewest reads the newest published list, nil if there is none.
 func readNewest(ctx context.Context, store identity.Store, opts raftstore.ReadOptions) (*manifest.Signed, error) {
-	var newest *manifest.Signed
-	for version := uint64(0); ; version = newest.Manifest().Version {
-		list, err := readAfter(ctx, store, version, opts)
-		if err != nil {
-			return nil, err
-		}
-		if len(list) == 0 {
-			return newest, nil
-		}
-		newest = list[len(list)-1]
+	all, err := readAll(ctx, store, opts)
+	if err != nil || len(all) == 0 {
+		return nil, err
 	}
+	return all[len(all)-1], nil
 }
 
 // readNext reads the list that waits for signatures, nil if there is none.

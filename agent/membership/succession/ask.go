@@ -1,0 +1,149 @@
+package succession
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"sync"
+	"time"
+
+	"virtmesh/agent/identity/manifest"
+)
+
+const (
+	// silence is for how long a host must not have heard its leader before it asks others for
+	// lists. Elections take less.
+	silence = 10 * time.Second
+	// askPause and maxAskPause are the time between two rounds of asking, askTime bounds the
+	// question to one host, and askedAtOnce says how many are asked in a round of those of whom a
+	// list or the leader may have told, and as many of the others.
+	askPause, maxAskPause = 10 * time.Second, time.Minute
+	askTime               = 5 * time.Second
+	askedAtOnce           = 5
+)
+
+// isCutOff reports whether this host must ask others for lists: it does not hear its leader, or has
+// heard for a while what nobody confirms. Whoever feeds a follower can make it hear a leader.
+func (k *Keeper) isCutOff() bool {
+	return !k.cfg.Group.HearsLeader() || !k.unconfirmed.IsZero() && time.Since(k.unconfirmed) >= settling
+}
+
+// ask asks other hosts for later lists while this one is cut off.
+func (k *Keeper) ask(ctx context.Context) {
+	if !k.isCutOff() {
+		k.silentSince, k.pause = time.Time{}, 0
+		k.setRefused(nil)
+		return
+	}
+	now := time.Now()
+	if k.silentSince.IsZero() {
+		k.silentSince = now
+	}
+	heard, fresh := k.news.take()
+	first, others := k.sources(heard)
+	if known := slices.Concat(first, others); !slices.Equal(known, k.known) {
+		k.known, k.pause = known, 0
+	}
+	if k.cfg.Fetch == nil || !fresh && (now.Sub(k.silentSince) < silence || now.Sub(k.asked) < k.pause) {
+		return
+	}
+	k.asked, k.pause = now, max(askPause, min(2*k.pause, maxAskPause))
+	var refused error
+	for _, a := range k.fetch(ctx, append(someOf(first), someOf(others)...)) {
+		ahead, err := k.take(ctx, a)
+		if ahead {
+			k.pause = 0 // there may be more
+			k.setRefused(nil)
+			return
+		}
+		refused = errors.Join(refused, err)
+	}
+	k.setRefused(refused)
+}
+
+// someOf returns up to askedAtOnce of some addresses, by chance.
+func someOf(addresses []string) []string {
+	some := slices.Clone(addresses)
+	rand.Shuffle(len(some), func(i, j int) { some[i], some[j] = some[j], some[i] })
+	return some[:min(len(some), askedAtOnce)]
+}
+
+// sources returns the addresses of hosts that may have later lists, each sorted: first those that
+// others have told and those of the voters that the newest list names, of whom one probably has
+// them, and others, most of which may be gone.
+func (k *Keeper) sources(heard []string) (first, others []string) {
+	first = slices.Clone(heard)
+	for _, voter := range k.Voters() {
+		first = append(first, voter.Address)
+	}
+	slices.Sort(first)
+	first = slices.DeleteFunc(slices.Compact(first), func(address string) bool { return address == "" })
+	others = slices.Clone(k.cfg.Sources())
+	slices.Sort(others)
+	others = slices.DeleteFunc(slices.Compact(others), func(address string) bool { return address == "" || slices.Contains(first, address) })
+	return first, others
+}
+
+// answer is what the host at an address has sent.
+type answer struct {
+	source string
+	data   [][]byte
+}
+
+// fetch asks hosts, all at once, for the lists after this host's.
+func (k *Keeper) fetch(ctx context.Context, sources []string) []answer {
+	ctx, cancel := context.WithTimeout(ctx, askTime)
+	defer cancel()
+	answers := make([]answer, len(sources))
+	var asking sync.WaitGroup
+	for i, source := range sources {
+		asking.Go(func() {
+			data, err := k.cfg.Fetch(ctx, source, k.Version())
+			if err != nil {
+				k.cfg.Logger.Debug("a host was asked for the list of voters in vain", "addr", source, "err", err)
+			}
+			answers[i] = answer{source, data}
+		})
+	}
+	asking.Wait()
+	return answers
+}
+
+// take takes the later lists of another host, if they follow from the list that this one has,
+// or from its own copy of the state if it has none. It reports whether there was one. The error
+// says why what the other has was not believed.
+func (k *Keeper) take(ctx context.Context, a answer) (ahead bool, err error) {
+	kept, source := k.kept.Load(), a.source
+	list := make([]*manifest.Signed, 0, len(a.data))
+	for _, raw := range a.data {
+		s, err := manifest.Parse(raw)
+		if err != nil {
+			return false, fmt.Errorf("%s: %w", source, err)
+		}
+		list = append(list, s)
+	}
+	if len(list) == 0 {
+		return false, nil
+	}
+	first := kept
+	if first == nil {
+		known, err := k.ownVoters(ctx)
+		if err != nil {
+			return false, err
+		}
+		if err := list[0].Begins(known); err != nil {
+			return false, fmt.Errorf("%s: %w", source, err)
+		}
+		first = list[0]
+	}
+	last, err := manifest.Forward(first, list)
+	if err != nil {
+		err = fmt.Errorf("%s: %w", source, err)
+	}
+	if last == kept {
+		return false, err
+	}
+	return true, errors.Join(k.adopt(last), k.trustCAs(last))
+}
