@@ -22,8 +22,10 @@ const votersPause = 5 * time.Second
 
 // voterBook keeps what an identity would keep on disk.
 type voterBook struct {
-	mu       sync.Mutex
-	manifest []byte
+	mu         sync.Mutex
+	manifest   []byte
+	cas        []byte
+	generation uint64
 }
 
 var _ succession.Book = (*voterBook)(nil)
@@ -43,11 +45,21 @@ func (b *voterBook) KeepManifest(data []byte) error {
 	return nil
 }
 
-// Trust implements succession.Book. No connection is encrypted here.
-func (*voterBook) Trust() (bundle []byte, generation uint64) { return nil, 0 }
+// Trust implements succession.Book.
+func (b *voterBook) Trust() (bundle []byte, generation uint64) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return slices.Clone(b.cas), b.generation
+}
 
-// KeepTrust implements succession.Book.
-func (*voterBook) KeepTrust([]byte, uint64) (changed bool, err error) { return false, nil }
+// KeepTrust implements succession.Book. No connection is encrypted here, so nothing depends on it
+// but what a voter signs.
+func (b *voterBook) KeepTrust(bundle []byte, generation uint64) (changed bool, err error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.cas, b.generation = slices.Clone(bundle), generation
+	return true, nil
+}
 
 func (h *Host) keyPin() identity.Pin {
 	pin, err := identity.PinOfKey(h.key.Public())
@@ -115,6 +127,10 @@ func (a *agent) followVoters(ctx context.Context) {
 	defer cancel()
 	if a.step() != nil {
 		return
+	}
+	// A host trusts what its copy of the state names.
+	if cas, generation, err := identity.TrustedCAs(ctx, a.store, raftstore.ReadOptions{Consistency: raftstore.Local}); err == nil {
+		_, _ = a.host.voters.KeepTrust(cas, generation)
 	}
 	if err := a.voters.Step(ctx); err != nil {
 		a.log.Debug("the list of voters", "err", err)
