@@ -138,8 +138,12 @@ func keyringBundle(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
+	ca, err := bundle.CAPin()
+	if err != nil {
+		return err
+	}
 	// Only now: keys leave the mesh's state, and encrypt, because there is a bundle.
-	made := admin.KeyringBundleRequest{Made: bundle.Made, SecretKeys: secrets, Recipient: recipient}
+	made := admin.KeyringBundleRequest{Made: bundle.Made, CAPin: ca.String(), SecretKeys: secrets, Recipient: recipient}
 	if err := conn.mesh(c.Context, http.MethodPost, admin.KeyringBundlePath, made, nil); err != nil {
 		return fmt.Errorf("%s is a complete recovery bundle, and the mesh does not know of it: make another one: %w", path, err)
 	}

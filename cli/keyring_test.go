@@ -95,6 +95,9 @@ func TestKeyringBundle(t *testing.T) {
 	if ids, err := k.bundle.SecretKeyIDs(); err != nil || !k.made.Made.Equal(k.bundle.Made) || !slices.Equal(k.made.SecretKeys, ids) {
 		t.Errorf("the mesh was told of a bundle %+v, %v", k.made, err)
 	}
+	if ca, err := k.bundle.CAPin(); err != nil || k.made.CAPin != ca.String() {
+		t.Errorf("the mesh was told of a bundle with the key of CA %q, want %s, %v", k.made.CAPin, ca, err)
+	}
 	sealed, err := os.ReadFile(path)
 	if err != nil {
 		t.Fatal(err)

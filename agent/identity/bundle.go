@@ -66,6 +66,15 @@ func (i *Identity) Bundle() (Bundle, error) {
 	return newBundle(i.MeshID(), ca.CertificatePEM(), i.CAKeyOf(ca.Pin()), i.SecretKeys())
 }
 
+// CAPin returns the pin of the CA whose key is in the bundle.
+func (b Bundle) CAPin() (Pin, error) {
+	certs, err := ParseCertificates(b.CACertificate)
+	if err != nil {
+		return Pin{}, fmt.Errorf("read the CA of the recovery bundle: %w", err)
+	}
+	return PinOf(certs[0]), nil
+}
+
 // ReadBundle returns what a recovery bundle of the mesh holds, by the keyring in a state
 // directory, which it does not change: that of a host whose agent does not run, or a copy of one.
 func ReadBundle(dir string, seals *hostseal.Seals) (Bundle, error) {

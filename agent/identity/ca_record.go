@@ -13,6 +13,8 @@ import (
 // CAStage says how far the replacement of the CA has come.
 //
 //	"" -> Wanted -> Given -> Signing -> Replaced -> Wanted -> ...
+//
+// Given goes back to Wanted if the key of the next CA is lost.
 type CAStage string
 
 // The stages of a rotation. Every host follows the record, so each stage begins when the one
@@ -86,6 +88,19 @@ func (r *CARecord) want(rotation string) (bool, error) {
 	}
 	r.Bundle, r.Next, r.Successor = bytes.Clone(r.Certificate), nil, nil
 	r.Rotation, r.Stage = rotation, CAWanted
+	return true, nil
+}
+
+// wantAnother goes back to where the leader makes the next CA: nobody has the key of the one
+// that hosts trust already. It has signed nothing.
+func (r *CARecord) wantAnother(rotation string, lost Pin) (bool, error) {
+	if err := r.mustBe(rotation); err != nil || r.Stage != CAGiven {
+		return false, err
+	}
+	if next, ok := r.NextCA(); !ok || next != lost {
+		return false, nil
+	}
+	r.Bundle, r.Next, r.Successor, r.Stage = bytes.Clone(r.Certificate), nil, nil, CAWanted
 	return true, nil
 }
 

@@ -24,6 +24,13 @@ func WantCA(ctx context.Context, store Store, rotation string) error {
 	return changeCA(ctx, store, func(rec *CARecord) (bool, error) { return rec.want(rotation) })
 }
 
+// WantAnotherCA has the leader make another next CA instead of one that hosts trust already and
+// that has signed nothing, because its key is lost. It does nothing if that one is not the next
+// CA any more.
+func WantAnotherCA(ctx context.Context, store Store, rotation string, lost Pin) error {
+	return changeCA(ctx, store, func(rec *CARecord) (bool, error) { return rec.wantAnother(rotation, lost) })
+}
+
 // NoteNextCA notes the CA that will sign (PEM), and the same signed by the present one, for a
 // rotation that waits for it. It does nothing if another one than before (PEM) is noted: another
 // leader was faster.
@@ -49,9 +56,10 @@ func GiveCA(ctx context.Context, store Store, rotation string, next Pin) error {
 }
 
 // SignWithNextCA makes the next CA the one that signs. The caller makes sure that the hosts
-// trust it. It does nothing if that was done.
-func SignWithNextCA(ctx context.Context, store Store, rotation string) error {
-	return changeCA(ctx, store, func(rec *CARecord) (bool, error) { return rec.sign(rotation, time.Now()) })
+// trust it and that its key is safe, as long as some conditions hold. It does nothing if that
+// was done.
+func SignWithNextCA(ctx context.Context, store Store, rotation string, conditions ...raftstore.Condition) error {
+	return changeCA(ctx, store, func(rec *CARecord) (bool, error) { return rec.sign(rotation, time.Now()) }, conditions...)
 }
 
 // ReplaceCA ends the trust in the CA of before, but for what a former CA is good for until a
@@ -61,8 +69,9 @@ func ReplaceCA(ctx context.Context, store Store, rotation string, until time.Tim
 	return changeCA(ctx, store, func(rec *CARecord) (bool, error) { return rec.replace(rotation, until) })
 }
 
-// changeCA changes the record. change reports whether there is anything to write.
-func changeCA(ctx context.Context, store Store, change func(*CARecord) (bool, error)) error {
+// changeCA changes the record, if some conditions hold. change reports whether there is anything
+// to write.
+func changeCA(ctx context.Context, store Store, change func(*CARecord) (bool, error), conditions ...raftstore.Condition) error {
 	rec, stored, err := readCA(ctx, store, raftstore.ReadOptions{})
 	if err != nil {
 		return err
@@ -77,7 +86,7 @@ func changeCA(ctx context.Context, store Store, change func(*CARecord) (bool, er
 		return err
 	}
 	_, err = store.Commit(ctx, raftstore.Txn{
-		If: []raftstore.Condition{{Key: KeyCA, ModRevision: stored.ModRevision}}, Ops: []raftstore.Op{op},
+		If: append(conditions, raftstore.Condition{Key: KeyCA, ModRevision: stored.ModRevision}), Ops: []raftstore.Op{op},
 	})
 	if err != nil {
 		return fmt.Errorf("change the mesh's CA: %w", err)

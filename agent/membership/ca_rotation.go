@@ -14,6 +14,7 @@ import (
 	"virtmesh/agent/level"
 	"virtmesh/agent/objects"
 	"virtmesh/agent/port/admin"
+	"virtmesh/agent/port/keyring"
 	"virtmesh/gossip"
 	"virtmesh/raftstore"
 )
@@ -119,7 +120,7 @@ func (r caRotation) make(ctx context.Context, report func(done, total int64)) er
 			return nil
 		}
 		if err == nil {
-			err = r.nextIsSafe(ctx, &rec)
+			_, err = r.nextIsSafe(ctx, &rec)
 		}
 		if err == nil {
 			return nil
@@ -133,28 +134,34 @@ func (r caRotation) make(ctx context.Context, report func(done, total int64)) er
 	}
 }
 
-// nextIsSafe returns an error unless every voter has the key of the next CA, and the recovery
-// bundle gives it back.
-func (r caRotation) nextIsSafe(ctx context.Context, rec *identity.CARecord) error {
+// nextIsSafe returns an error unless every voter has the key of the next CA, and vouches that the
+// recovery bundle gives it back, and the conditions under which that is still so when a change is
+// committed. This host may not vote, and so vouch for nothing that the state says: any host can
+// write that.
+func (r caRotation) nextIsSafe(ctx context.Context, rec *identity.CARecord) ([]raftstore.Condition, error) {
 	next, ok := rec.NextCA()
 	if !ok {
-		return errors.New("the leader has not made it yet")
+		return nil, errors.New("the leader has not made it yet")
 	}
 	keeper := r.keyringKeeper()
-	if slices.Contains(r.Member.store.Voters(), r.config.Name) && !r.identity.HoldsCAKey(next) {
-		return errors.New("this host votes and does not hold its key yet")
+	_, escrow, err := identity.ReadEscrow(ctx, r.store, raftstore.ReadOptions{})
+	if err != nil {
+		return nil, err
 	}
 	if err := keeper.everyVoterHolds(ctx, next); err != nil {
-		return err
+		return nil, err
 	}
-	custody, err := r.knownCustody(ctx)
+	err = keeper.everyVoterHas(ctx, "what the recovery bundle needs to give back its key", func(h keyring.Holding) bool { return h.Recovers(next) })
 	if err != nil {
-		return err
+		return nil, err
 	}
-	if !custody.Recoverable(next) {
-		return errors.New("the recovery bundle does not give back its key yet")
+	if !slices.Contains(r.Member.store.Voters(), r.config.Name) {
+		return []raftstore.Condition{{Key: escrow.Key, ModRevision: escrow.ModRevision}}, nil
 	}
-	return nil
+	if !r.identity.HoldsCAKey(next) {
+		return nil, errors.New("this host votes and does not hold its key yet")
+	}
+	return keeper.mustRecover(ctx, identity.Holds{CAPins: []string{next.String()}})
 }
 
 // endOther ends a replacement that another operation has begun and that ended after the new CA
@@ -177,7 +184,7 @@ func (r caRotation) give(ctx context.Context, report func(done, total int64)) er
 			return err
 		}
 		if rec.Stage == identity.CAWanted && rec.Rotation == r.rotation {
-			if err := r.nextIsSafe(ctx, &rec); err != nil { // somebody may have got the vote since
+			if _, err := r.nextIsSafe(ctx, &rec); err != nil { // somebody may have got the vote since
 				return err
 			}
 		}
@@ -191,14 +198,45 @@ func (r caRotation) give(ctx context.Context, report func(done, total int64)) er
 }
 
 func (r caRotation) sign(ctx context.Context, report func(done, total int64)) error {
+	rec, err := identity.ReadCARecord(ctx, r.store, raftstore.ReadOptions{})
+	if err != nil {
+		return err
+	}
+	if rec.Stage == identity.CAWanted && rec.Rotation == r.rotation { // the key of the one that was given is lost
+		if err := r.make(ctx, report); err != nil {
+			return err
+		}
+		if err := r.give(ctx, report); err != nil {
+			return err
+		}
+	}
 	// A host may have come back since the hosts were last asked.
 	if err := r.awaitTrust(ctx, report); err != nil {
 		return err
 	}
-	if err := retryConflicts(func() error { return identity.SignWithNextCA(ctx, r.store, r.rotation) }); err != nil {
+	if err := r.signWithNext(ctx); err != nil {
 		return err
 	}
 	return r.awaitSigned(ctx, report)
+}
+
+// signWithNext makes the next CA the one that signs, if its key is safe. That may have changed
+// since it was made: who held it may have left, or a recovery bundle may have been made.
+func (r caRotation) signWithNext(ctx context.Context) error {
+	return retryConflicts(func() error {
+		rec, err := identity.ReadCARecord(ctx, r.store, raftstore.ReadOptions{})
+		if err != nil {
+			return err
+		}
+		var safe []raftstore.Condition
+		if rec.Stage == identity.CAGiven && rec.Rotation == r.rotation {
+			if safe, err = r.nextIsSafe(ctx, &rec); err != nil {
+				return fault.New(fault.Unavailable, "the next CA must not sign yet: %w", err).
+					WithRemedy("every voter must be on; 'virtmesh status' names them, and their logs say what is missing")
+			}
+		}
+		return identity.SignWithNextCA(ctx, r.store, r.rotation, safe...)
+	})
 }
 
 // replace ends the trust in the CA of before, and with it the join tokens that name that CA. It

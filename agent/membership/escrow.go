@@ -34,6 +34,20 @@ func (m *Member) knownCustody(ctx context.Context) (identity.Custody, error) {
 	return identity.ReadCustody(ctx, m.store, localRead)
 }
 
+// recoverable returns the pins of the CAs in use whose keys the newest recovery bundle gives back, as
+// this host's keyring vouches for; none if it cannot.
+func (m *Member) recoverable(ctx context.Context) ([]identity.Pin, error) {
+	custody, err := identity.ReadCustody(ctx, m.records, localRead)
+	if errors.Is(err, identity.ErrNotSeeded) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	custody = m.identity.Judge(custody)
+	return slices.DeleteFunc(custody.InUse, func(ca identity.Pin) bool { return !custody.Recoverable(ca) }), nil
+}
+
 // staysGood reports whether a recovery bundle (nil: there is none) will give back the keys that
 // are made after it, too.
 func (m *Member) staysGood(made *identity.BundleMade) bool {

@@ -61,15 +61,22 @@ func makeGoodBundle(t *testing.T, m *Member) identity.Bundle {
 	if err := bundle.AddRecipient(); err != nil {
 		t.Fatal(err)
 	}
-	ids, idsErr := bundle.SecretKeyIDs()
-	recipient, err := bundle.Recipient()
-	if errors.Join(err, idsErr) != nil {
-		t.Fatal(err, idsErr)
-	}
-	if err := m.KeyringBundleMade(t.Context(), admin.KeyringBundleRequest{Made: bundle.Made, SecretKeys: ids, Recipient: recipient}); err != nil {
+	if err := m.KeyringBundleMade(t.Context(), requestOf(t, bundle)); err != nil {
 		t.Fatal(err)
 	}
 	return bundle
+}
+
+// requestOf returns what the command says of a recovery bundle that it has written.
+func requestOf(t *testing.T, bundle identity.Bundle) admin.KeyringBundleRequest {
+	t.Helper()
+	ids, idsErr := bundle.SecretKeyIDs()
+	recipient, err := bundle.Recipient()
+	ca, caErr := bundle.CAPin()
+	if err := errors.Join(err, idsErr, caErr); err != nil {
+		t.Fatal(err)
+	}
+	return admin.KeyringBundleRequest{Made: bundle.Made, CAPin: ca.String(), SecretKeys: ids, Recipient: recipient}
 }
 
 // escrowing is pair with a recovery bundle that has a recipient, and a key that encrypts.

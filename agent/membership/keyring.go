@@ -7,11 +7,9 @@ import (
 	"log/slog"
 	"net"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
-	"virtmesh/agent/fault"
 	"virtmesh/agent/identity"
 	"virtmesh/agent/level"
 	"virtmesh/agent/membership/succession"
@@ -43,7 +41,7 @@ func (m *Member) openKeyring(context.Context) error {
 	log := m.log.With("part", "keyring")
 	handler := keyring.NewHandler(keyring.ServerConfig{
 		Self: m.config.Name, Signer: own, CAKeyOf: m.identity.CAKeyOf, HeldCA: m.identity.HeldCA, HeldCAs: m.identity.HeldCAs, GossipKeys: m.identity.GossipKeyring,
-		SecretKeys: m.identity.SecretKeys, ListedSecretKeys: m.listedSecretKeys, KnownBundle: m.identity.KnownBundle, BackupFor: m.backupByKeyring, Recorded: m.peers.recorded,
+		SecretKeys: m.identity.SecretKeys, ListedSecretKeys: m.listedSecretKeys, KnownBundle: m.identity.KnownBundle, Recoverable: m.recoverable, BackupFor: m.backupByKeyring, Recorded: m.peers.recorded,
 		Voters: m.store.Voters, Logger: log,
 	})
 	rpc := port.ServeRPC(listener, port.MeetCallers(m.Speaker, log, handler), log)
@@ -228,9 +226,14 @@ func (k keyringKeeper) fetch(ctx context.Context, ca identity.Pin) error {
 
 // everyVoterHolds returns an error unless all voters hold the keys of some CAs.
 func (k keyringKeeper) everyVoterHolds(ctx context.Context, cas ...identity.Pin) error {
-	return k.everyVoterHas(ctx, "the key of the CA", func(h keyring.Holding) bool {
+	return k.everyVoterHas(ctx, "the key of the CA", holdsCAKeys(cas))
+}
+
+// holdsCAKeys reports of a host whether it holds the keys of some CAs.
+func holdsCAKeys(cas []identity.Pin) func(keyring.Holding) bool {
+	return func(h keyring.Holding) bool {
 		return !slices.ContainsFunc(cas, func(ca identity.Pin) bool { return !h.HoldsCAKey(ca) })
-	})
+	}
 }
 
 // everyVoterHas returns an error unless all voters hold what has asks for. They are asked:
@@ -276,19 +279,23 @@ func (k keyringKeeper) handOver(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	handsCA := !custody.InState() && k.identity.HoldsCAKey(custody.CA)
+	// While the CA is replaced, the key of the next one may be nowhere else.
+	var cas []identity.Pin
+	if !custody.InState() {
+		cas = slices.DeleteFunc(slices.Clone(custody.InUse), func(ca identity.Pin) bool { return !k.identity.HoldsCAKey(ca) })
+	}
 	mine := k.identity.SecretKeyIDs()
 	kept := slices.DeleteFunc(secrets.IDs(), func(id string) bool { return !slices.Contains(mine, id) })
 	known := k.identity.KnownBundle()
 	if k.level() < level.Succession {
 		known = nil
 	}
-	if !handsCA && len(kept) == 0 && known == nil || len(k.live()) == 0 {
+	if len(cas) == 0 && len(kept) == 0 && known == nil || len(k.live()) == 0 {
 		return nil
 	}
 	for {
 		err := k.everyVoterHas(ctx, "the keys of the mesh", func(h keyring.Holding) bool {
-			return (!handsCA || h.HoldsCAKey(custody.CA)) && holdsSecretKeys(kept)(h) && knowsNote(known)(h)
+			return holdsCAKeys(cas)(h) && holdsSecretKeys(kept)(h) && knowsNote(known)(h)
 		})
 		if err == nil {
 			return nil
@@ -298,56 +305,6 @@ func (k keyringKeeper) handOver(ctx context.Context) error {
 			return fmt.Errorf("hand over the keys of the mesh: %w", err)
 		case <-time.After(keyringPause / 5):
 		}
-	}
-}
-
-// KeyringBundle implements admin.Keyring.
-func (m *Member) KeyringBundle(ctx context.Context) (identity.Bundle, error) {
-	secrets, _, err := identity.ReadSecretKeys(ctx, m.store, localRead)
-	if err != nil {
-		return identity.Bundle{}, fmt.Errorf("read the keys for Secrets: %w", err)
-	}
-	bundle, err := m.identity.Bundle()
-	if errors.Is(err, identity.ErrNoCAKey) {
-		return bundle, fault.New(fault.Unavailable, "%s does not vote, and so does not hold the key of the mesh's CA", m.config.Name).
-			About(m.config.Name).WithRemedy("make the recovery bundle on a voter; 'virtmesh status' names them")
-	}
-	if missing := m.secretsKeeper().missing(secrets); err == nil && len(missing) > 0 {
-		return identity.Bundle{}, fault.New(fault.Unavailable, "%s does not hold the key for Secrets %s yet: the bundle would be incomplete", m.config.Name, strings.Join(missing, ", ")).
-			About(m.config.Name).WithRemedy("try again in a few seconds, or on another voter; 'virtmesh secrets rotate-key --status' says which voters lack the newest key")
-	}
-	return bundle, err
-}
-
-// KeyringBundleMade implements admin.Keyring.
-func (m *Member) KeyringBundleMade(ctx context.Context, made admin.KeyringBundleRequest) error {
-	held, ok := m.identity.HeldCA()
-	if !ok {
-		return fault.New(fault.Conflict, "%s does not hold the key of the mesh's CA any more", m.config.Name)
-	}
-	note := identity.BundleMade{CAPin: held.String(), Made: made.Made, Host: m.config.Name, SecretKeys: made.SecretKeys, Recipient: made.Recipient}
-	if made.Recipient != "" {
-		if err := identity.ValidateRecipient(made.Recipient); err != nil {
-			return fault.InField("recipient", "%w", err)
-		}
-	}
-	if m.store.FeatureLevel() >= level.Apart {
-		var err error
-		if note.BackupRecipient, err = identity.BackupRecipient(m.identity.CAKey()); err != nil {
-			return err
-		}
-	}
-	return m.identity.RecordNewBundle(ctx, m.records, note)
-}
-
-var _ admin.Keyring = (*Member)(nil)
-
-// describeBundle returns what is told of a recovery bundle. current says whether it gives back
-// the present keys.
-func (m *Member) describeBundle(made identity.BundleMade, current bool) *admin.KeyringBundle {
-	staysGood := m.staysGood(&made)
-	return &admin.KeyringBundle{
-		Made: made.Made, Host: made.Host, Current: current, OpensBackups: made.BackupRecipient != "" || staysGood, StaysGood: staysGood,
 	}
 }
 

@@ -20,7 +20,6 @@ import (
 	"virtmesh/agent/fault"
 	"virtmesh/agent/identity"
 	"virtmesh/agent/level"
-	"virtmesh/agent/port/admin"
 	"virtmesh/agent/port/keyring"
 	"virtmesh/raftstore"
 	"virtmesh/raftstore/raftstoretest"
@@ -92,7 +91,7 @@ func withdrawn(t *testing.T) (first, second *Member, bundle identity.Bundle) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := first.KeyringBundleMade(t.Context(), admin.KeyringBundleRequest{Made: bundle.Made}); err != nil {
+	if err := first.KeyringBundleMade(t.Context(), requestOf(t, bundle)); err != nil {
 		t.Fatal(err)
 	}
 	if got := warned(t, first, "recovery bundle"); len(got) > 0 {

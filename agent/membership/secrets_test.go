@@ -15,7 +15,6 @@ import (
 	"virtmesh/agent/identity"
 	"virtmesh/agent/level"
 	"virtmesh/agent/objects"
-	"virtmesh/agent/port/admin"
 	"virtmesh/agent/sealed"
 	"virtmesh/raftstore"
 	"virtmesh/raftstore/raftstoretest"
@@ -70,11 +69,7 @@ func makeBundle(t *testing.T, m *Member) identity.Bundle {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ids, err := bundle.SecretKeyIDs()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := m.KeyringBundleMade(t.Context(), admin.KeyringBundleRequest{Made: bundle.Made, SecretKeys: ids}); err != nil {
+	if err := m.KeyringBundleMade(t.Context(), requestOf(t, bundle)); err != nil {
 		t.Fatal(err)
 	}
 	return bundle

@@ -71,6 +71,9 @@ type KeyringBundle struct {
 // KeyringBundleRequest says that a recovery bundle was written completely.
 type KeyringBundleRequest struct {
 	Made time.Time `json:"made"`
+	// CAPin is the pin of the CA whose key is in the bundle. Commands of versions before
+	// level.Succession do not say.
+	CAPin string `json:"caPin,omitempty"`
 	// SecretKeys names the keys for Secrets that are in the bundle.
 	SecretKeys []string `json:"secretKeys,omitempty"`
 	// Recipient is for whom the bundle opens what is encrypted later; see identity.BundleMade.

@@ -67,9 +67,16 @@ type Holding struct {
 	SecretKeys []string `json:"secretKeys,omitempty"`
 	// Bundle is the note of the newest recovery bundle that the host's keyring knows.
 	Bundle *identity.BundleMade `json:"bundle,omitempty"`
+	// Recoverable are the pins of the CAs whose keys the newest recovery bundle gives back, as the
+	// host's keyring vouches for. Hosts of versions before level.Succession do not say.
+	Recoverable []string `json:"recoverable,omitempty"`
 	// Voter reports whether the host votes, as it sees it.
 	Voter bool `json:"voter"`
 }
+
+// Recovers reports whether the host vouches that the newest recovery bundle gives back the key of
+// a CA.
+func (h Holding) Recovers(ca identity.Pin) bool { return slices.Contains(h.Recoverable, ca.String()) }
 
 // HoldsCAKey reports whether the host holds the key of a CA.
 func (h Holding) HoldsCAKey(pin identity.Pin) bool {
@@ -100,6 +107,9 @@ type ServerConfig struct {
 	ListedSecretKeys func(ctx context.Context) ([]string, error)
 	// KnownBundle returns the note of the newest recovery bundle that this host's keyring knows.
 	KnownBundle func() *identity.BundleMade
+	// Recoverable returns the pins of the CAs in use whose keys the newest recovery bundle gives
+	// back, as this host's keyring vouches for.
+	Recoverable func(ctx context.Context) ([]identity.Pin, error)
 	// BackupFor returns for whom backups are encrypted, by this host's keyring.
 	BackupFor func(ctx context.Context) (identity.BackupFor, error)
 	// Recorded reports whether the mesh has a record of a host.
@@ -133,7 +143,7 @@ func NewHandler(cfg ServerConfig) http.Handler {
 	return mux
 }
 
-func (s server) holding(*http.Request) (any, error) {
+func (s server) holding(r *http.Request) (any, error) {
 	h := Holding{Host: s.cfg.Self, Bundle: s.cfg.KnownBundle(), Voter: slices.Contains(s.cfg.Voters(), s.cfg.Self)}
 	if pin, ok := s.cfg.HeldCA(); ok {
 		h.CAPin = pin.String()
@@ -143,6 +153,13 @@ func (s server) holding(*http.Request) (any, error) {
 	}
 	for _, key := range s.cfg.SecretKeys() {
 		h.SecretKeys = append(h.SecretKeys, key.ID())
+	}
+	recoverable, err := s.cfg.Recoverable(r.Context())
+	if err != nil {
+		return nil, err
+	}
+	for _, pin := range recoverable {
+		h.Recoverable = append(h.Recoverable, pin.String())
 	}
 	return h, nil
 }

@@ -52,19 +52,20 @@ func TestTheKeyIsForVotersOnly(t *testing.T) {
 	}
 }
 
-// A host says whether it holds the key of which CA, which recovery bundle it knows, and whether
-// it votes.
+// A host says whether it holds the key of which CA, which recovery bundle it knows and what that
+// gives back, and whether it votes.
 func TestHolding(t *testing.T) {
 	pin, next := identity.Pin{1}, identity.Pin{2}
+	both := []string{pin.String(), next.String()}
 	note := &identity.BundleMade{Host: "host1", Number: 3}
 	for name, c := range map[string]struct {
 		held   bool
 		voters []string
 		want   keyring.Holding
 	}{
-		"a voter":                  {true, []string{"host1"}, keyring.Holding{Host: "host1", CAPin: pin.String(), CAPins: []string{pin.String(), next.String()}, Bundle: note, Voter: true}},
+		"a voter":                  {true, []string{"host1"}, keyring.Holding{Host: "host1", CAPin: pin.String(), CAPins: both, Recoverable: both, Bundle: note, Voter: true}},
 		"a voter without the key":  {false, []string{"host1"}, keyring.Holding{Host: "host1", Bundle: note, Voter: true}},
-		"a voter of before":        {true, []string{"host2"}, keyring.Holding{Host: "host1", CAPin: pin.String(), CAPins: []string{pin.String(), next.String()}, Bundle: note}},
+		"a voter of before":        {true, []string{"host2"}, keyring.Holding{Host: "host1", CAPin: pin.String(), CAPins: both, Recoverable: both, Bundle: note}},
 		"a host that never voted":  {false, []string{"host2"}, keyring.Holding{Host: "host1", Bundle: note}},
 		"a host that knows nobody": {false, nil, keyring.Holding{Host: "host1", Bundle: note}},
 	} {
@@ -75,8 +76,8 @@ func TestHolding(t *testing.T) {
 		answer := ask(keyring.ServerConfig{
 			HeldCAs: func() []identity.Pin { return held },
 			Self:    "host1", Signer: signer{}, Voters: func() []string { return c.voters },
-			KnownBundle: func() *identity.BundleMade { return note },
-			HeldCA:      func() (identity.Pin, bool) { return pin, c.held }, SecretKeys: func() []sealed.PrivateKey { return nil },
+			KnownBundle: func() *identity.BundleMade { return note }, Recoverable: func(context.Context) ([]identity.Pin, error) { return held, nil },
+			HeldCA: func() (identity.Pin, bool) { return pin, c.held }, SecretKeys: func() []sealed.PrivateKey { return nil },
 		}, http.MethodGet, "/keyring/holding", "")
 		var got keyring.Holding
 		if err := json.NewDecoder(answer.Body).Decode(&got); err != nil || !reflect.DeepEqual(got, c.want) {
