@@ -3,7 +3,9 @@ package succession
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
 	"math"
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -277,5 +279,17 @@ func TestVotersSignTheirOwnWordsOnly(t *testing.T) {
 	}
 	if g := got.Manifest(); g.Version != 2 || g.Index != m.index || g.Voters[0].Address != "host1:7443" {
 		t.Errorf("published: index %d, address %s, signed by %d", g.Index, g.Voters[0].Address, len(got.SignedBy(b.Manifest().Voters)))
+	}
+}
+
+// One host that tells of many ports has one place among those that are asked.
+func TestAHostHasOnePlaceAmongTheNews(t *testing.T) {
+	var n news
+	n.add("192.0.2.1:7443")
+	for port := range 50 {
+		n.add(fmt.Sprint("192.0.2.66:", port+1))
+	}
+	if at, _ := n.take(); !slices.Equal(at, []string{"192.0.2.1:7443", "192.0.2.66:50"}) {
+		t.Errorf("it would ask %v", at)
 	}
 }

@@ -2,6 +2,7 @@ package succession
 
 import (
 	"context"
+	"net"
 	"slices"
 	"sync"
 	"time"
@@ -18,7 +19,7 @@ const (
 )
 
 // news holds addresses where lists may be had, as others have told. Strangers can fill it, so it
-// is small, and the newest address takes the place of the oldest one.
+// is small: each host has one place, and the newest address takes the place of the oldest one.
 type news struct {
 	mu        sync.Mutex
 	addresses []string
@@ -29,10 +30,17 @@ func (n *news) add(address string) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.fresh = true
-	if !slices.Contains(n.addresses, address) {
-		n.addresses = append(n.addresses, address)
-		n.addresses = n.addresses[max(0, len(n.addresses)-maxNews):]
+	n.addresses = slices.DeleteFunc(n.addresses, func(other string) bool { return hostOf(other) == hostOf(address) })
+	n.addresses = append(n.addresses, address)
+	n.addresses = n.addresses[max(0, len(n.addresses)-maxNews):]
+}
+
+// hostOf returns an address without its port, which who tells of it chooses.
+func hostOf(address string) string {
+	if host, _, err := net.SplitHostPort(address); err == nil {
+		return host
 	}
+	return address
 }
 
 // take returns the addresses, and whether there is a new one since the last call.

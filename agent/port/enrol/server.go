@@ -106,10 +106,10 @@ type Server struct {
 	refusals *places.RefusalLog
 	// renewals, known and unknown are the places of each sort of request.
 	renewals, known, unknown chan struct{}
-	// strangers are the places of those who want or have lists of voters, and listings is their
-	// pace.
-	strangers chan struct{}
-	listings  *rate.Limiter
+	// strangers are the places of those who want or have lists of voters; listings and tidings
+	// are their paces.
+	strangers         chan struct{}
+	listings, tidings *paces
 	// guesses is the pace of requests with a token that this host does not know: each asks
 	// the leader.
 	guesses *rate.Limiter
@@ -136,7 +136,7 @@ func NewServer(cfg ServerConfig) (*Server, error) {
 		cfg: cfg, refusals: places.NewRefusalLog(cfg.Logger),
 		renewals: make(chan struct{}, cfg.MaxRequests), known: make(chan struct{}, cfg.MaxRequests),
 		unknown: make(chan struct{}, max(1, cfg.MaxRequests/8)), guesses: rate.NewLimiter(unknownPerSecond, cfg.MaxRequests),
-		strangers: make(chan struct{}, max(1, cfg.MaxRequests/4)), listings: rate.NewLimiter(manifestsPerSecond, manifestsPerSecond),
+		strangers: make(chan struct{}, max(1, cfg.MaxRequests/4)), listings: newPaces(), tidings: newPaces(),
 		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "virtmesh_join_requests_total",
 			Help: "Requests of the join protocol, by operation and result.",

@@ -31,17 +31,13 @@ type newsRequest struct {
 	Port uint16 `json:"port"`
 }
 
-// manifestsPerSecond is the pace at which a host answers strangers that ask for lists, and takes
-// their news.
-const manifestsPerSecond = 20
-
 // checkManifests reads which lists a stranger wants.
-func (s *Server) checkManifests(_ context.Context, body []byte, _ string) (request, error) {
+func (s *Server) checkManifests(_ context.Context, body []byte, from string) (request, error) {
 	var req manifestsRequest
 	if err := unmarshalJSON(body, &req); err != nil {
 		return request{}, badFieldFault("body", err)
 	}
-	if s.cfg.Manifests == nil || !s.listings.Allow() {
+	if s.cfg.Manifests == nil || !s.listings.allow(from) {
 		return request{}, ErrUnavailable
 	}
 	return request{s.strangers, func(ctx context.Context) (any, error) {
@@ -60,7 +56,7 @@ func (s *Server) checkNews(_ context.Context, body []byte, from string) (request
 	if err != nil || req.Port == 0 {
 		return request{}, fault.InField("port", "must be that of a mesh port")
 	}
-	if s.cfg.News == nil || !s.listings.Allow() {
+	if s.cfg.News == nil || !s.tidings.allow(from) {
 		return request{}, ErrUnavailable
 	}
 	return request{s.strangers, func(context.Context) (any, error) {
