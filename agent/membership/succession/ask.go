@@ -92,7 +92,7 @@ type answer struct {
 	data   [][]byte
 }
 
-// fetch asks hosts, all at once, for the lists after this host's.
+// fetch asks hosts, all at once, for this host's list and those after it.
 func (k *Keeper) fetch(ctx context.Context, sources []string) []answer {
 	ctx, cancel := context.WithTimeout(ctx, askTime)
 	defer cancel()
@@ -100,7 +100,7 @@ func (k *Keeper) fetch(ctx context.Context, sources []string) []answer {
 	var asking sync.WaitGroup
 	for i, source := range sources {
 		asking.Go(func() {
-			data, err := k.cfg.Fetch(ctx, source, k.Version())
+			data, err := k.cfg.Fetch(ctx, source, max(k.Version(), 1)-1)
 			if err != nil {
 				k.cfg.Logger.Debug("a host was asked for the list of voters in vain", "addr", source, "err", err)
 			}
@@ -137,6 +137,9 @@ func (k *Keeper) take(ctx context.Context, a answer) (ahead bool, err error) {
 			return false, fmt.Errorf("%s: %w", source, err)
 		}
 		first = list[0]
+	}
+	if m := list[0]; kept != nil && m.Manifest().Version == k.Version() && m.Hash() != kept.Hash() {
+		return false, fmt.Errorf("%s: it follows another version %d: the mesh was restored, or it is not this host's", source, k.Version())
 	}
 	last, err := manifest.Forward(first, list)
 	if err != nil {

@@ -293,3 +293,26 @@ func TestAHostHasOnePlaceAmongTheNews(t *testing.T) {
 		t.Errorf("it would ask %v", at)
 	}
 }
+
+// The mesh was restored from before a list that a host has, which was off, and has made another one
+// in its place: the host follows neither, and says so.
+func TestAHostThatWasOffMissesARestore(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m, _ := settled(t)
+		off := m.switchOff("host4")
+		other := newMesh(t)
+		other.add("host1")
+		other.elect("restored", "host1")
+		other.settle("host1")
+		off.sources = map[string]*identitytest.Store{"host1": other.store}
+		for range 5 {
+			if err := off.Step(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(5 * time.Second)
+		}
+		if off.Refused() == nil || off.Version() != 1 {
+			t.Errorf("it follows version %d, and says %v", off.Version(), off.Refused())
+		}
+	})
+}
