@@ -48,7 +48,7 @@ func (m *Member) RotateCASteps(op *meshv1alpha1.Operation, store objects.Store) 
 		}}
 	}
 	var revoked []string
-	end := step("end the trust in the CA of before", func(ctx context.Context, report func(done, total int64)) (err error) {
+	end := step(stepEndTrust, func(ctx context.Context, report func(done, total int64)) (err error) {
 		revoked, err = r.replace(ctx, report)
 		return err
 	})

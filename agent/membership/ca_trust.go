@@ -70,7 +70,7 @@ func (m *Member) startTrust(ctx context.Context) error {
 
 // keep takes the next step that this host can take now.
 func (k *trust) keep(ctx context.Context) {
-	err := k.follow(ctx)
+	err := errors.Join(k.replaceUntrusted(ctx), k.follow(ctx))
 	if time.Since(k.asked) >= expulsionEvery && k.cutOff(ctx) {
 		k.asked = time.Now()
 		err = errors.Join(err, k.learn(ctx))
@@ -79,6 +79,17 @@ func (k *trust) keep(ctx context.Context) {
 	if err != nil && ctx.Err() == nil {
 		k.log.Warn("this host may not trust the CAs that the mesh trusts", "err", err)
 	}
+}
+
+// replaceUntrusted has this host's certificate signed anew if no CA that the host trusts has signed
+// it. It goes by the identity alone: until a voter has signed, the leader may refuse this host,
+// whose copy of the state then stays behind.
+func (k *trust) replaceUntrusted(ctx context.Context) error {
+	if k.identity.IsTrusted() || time.Since(k.resigned) < resignPause {
+		return nil
+	}
+	k.resigned = time.Now()
+	return k.renew(ctx)
 }
 
 // follow takes over what the mesh's state says of its CAs. The copy of a host that comes back

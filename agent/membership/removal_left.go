@@ -21,6 +21,7 @@ const (
 	stepBar          = "bar the host"
 	stepRevoke       = "revoke the join tokens"
 	stepRefuseOldKey = "refuse the old gossip key"
+	stepEndTrust     = "end the trust in the CA of before"
 )
 
 // LeftOfRemoval says what a removal leaves to do when it ends, whoever waits for it: the host
@@ -42,6 +43,9 @@ func (m *Member) LeftOfRemoval(ctx context.Context, op *meshv1alpha1.Operation, 
 	}
 	if !stepDone(op, stepRefuseOldKey) || mustReplaceKeys(m.store.FeatureLevel()) != nil {
 		left = append(left, host+" still knows the gossip key: 'virtmesh gossip rotate-key' replaces it")
+	}
+	if op.Spec.ReplaceCA && !stepDone(op, stepEndTrust) {
+		left = append(left, host+" may have the key of the mesh's CA, which was not replaced: 'virtmesh ca rotate' does it")
 	}
 	made, err := m.madeBundle(ctx, host)
 	if err != nil {

@@ -58,6 +58,13 @@ func TestARemovalTellsItsEnd(t *testing.T) {
 			}
 		}
 	}
+	for phase, told := range map[meshv1alpha1.OperationStepPhase]bool{meshv1alpha1.StepPending: true, meshv1alpha1.StepDone: false} {
+		op := &meshv1alpha1.Operation{Spec: meshv1alpha1.OperationSpec{Type: meshv1alpha1.RemoveHost, Target: "host9", ReplaceCA: true}}
+		op.Status.Steps = []meshv1alpha1.OperationStep{{Name: stepBar, Phase: meshv1alpha1.StepDone}, {Name: stepEndTrust, Phase: phase}}
+		if left, err := m.LeftOfRemoval(t.Context(), op, store); err != nil || strings.Contains(left, "virtmesh ca rotate") != told {
+			t.Errorf("the last step is %s: %q, %v", phase, left, err)
+		}
+	}
 	bundle := identity.BundleMade{Host: "host9", Number: 1}
 	if err := m.identity.KnowBundle(bundle); err != nil {
 		t.Fatal(err)

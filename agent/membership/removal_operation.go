@@ -17,6 +17,7 @@ import (
 	"virtmesh/agent/identity"
 	"virtmesh/agent/kinds"
 	"virtmesh/agent/kinds/meshv1alpha1"
+	"virtmesh/agent/level"
 	"virtmesh/agent/objects"
 	"virtmesh/agent/port/admin"
 	"virtmesh/raftstore"
@@ -174,10 +175,12 @@ func (a administration) RemoveHost(ctx context.Context, request admin.Removal) (
 	return removed, nil
 }
 
-// keepsKeys reports whether a host has keys that its removal does not replace.
+// keepsKeys reports whether a host may have keys that the removal of a host does not replace by
+// itself. A host that is removed has mostly been off for a while, and so has lost its vote to
+// another one, but not the keys on its disk. Nothing says for certain that a host never voted.
 func (a administration) keepsKeys(ctx context.Context, host string) (bool, error) {
 	custody, err := identity.ReadCustody(ctx, a.Member.store, localRead)
-	return custody.InState() || slices.Contains(a.Member.store.Voters(), host), err
+	return custody.InState() || a.FeatureLevel() >= level.Succession || slices.Contains(a.Member.store.Voters(), host), err
 }
 
 // removed returns what is left to do after a removal.
