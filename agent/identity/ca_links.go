@@ -35,12 +35,48 @@ func succeeds(ca *x509.Certificate, before Pin) bool {
 // were made with the keys of CAs that are: any host can write the record.
 func (r *CARecord) CheckVouched(trusted []byte) error { return r.checkVouched(trusted, r.Bundle) }
 
-// CheckNextVouched is CheckVouched for the next CA, which is not in the bundle at first.
-func (r *CARecord) CheckNextVouched(trusted []byte) error {
-	return r.checkVouched(trusted, slices.Concat(r.Bundle, r.Next))
+// CheckNext returns an error unless the next CA was made with the key of the one that signs, which is
+// one of those that are trusted (PEM), and says that it takes its place. Any host can write another
+// one into the record.
+func (r *CARecord) CheckNext(trusted []byte) error {
+	next, err := ParseCertificates(r.Next)
+	if err != nil {
+		return fmt.Errorf("the next CA in %s: %w", KeyCA, err)
+	}
+	signing, err := r.pin()
+	if err != nil {
+		return err
+	}
+	if !isCA(next[0]) || next[0].CheckSignatureFrom(next[0]) != nil || !succeeds(next[0], signing) {
+		return fmt.Errorf("the next CA in %s does not take the place of the one that signs", KeyCA)
+	}
+	return r.checkVouched(trusted, slices.Concat(r.Certificate, r.Next))
 }
 
 func (r *CARecord) checkVouched(trusted, cas []byte) error {
+	if err := CheckLinks(trusted, r.Links(), cas); err != nil {
+		return fmt.Errorf("%s: %w", KeyCA, err)
+	}
+	return nil
+}
+
+// Links returns the CAs of the record as those before them sign them, PEM.
+func (r *CARecord) Links() []byte {
+	var links []*x509.Certificate
+	for _, pem := range append([][]byte{r.Successor}, formerSuccessors(r.Former)...) {
+		if certs, err := ParseCertificates(pem); err == nil {
+			links = append(links, certs[0])
+		}
+	}
+	return EncodeCertificates(links...)
+}
+
+// maxLinks bounds how many links are looked at: more than a record has.
+const maxLinks = 2 * maxFormerCAs
+
+// CheckLinks returns an error unless all CAs (PEM) are trusted (PEM) already, or were made with the
+// keys of CAs that are, as links (PEM) show.
+func CheckLinks(trusted, links, cas []byte) error {
 	known, err := ParseCertificates(trusted)
 	if err != nil {
 		return err
@@ -48,22 +84,19 @@ func (r *CARecord) checkVouched(trusted, cas []byte) error {
 	knows := func(pin Pin) bool {
 		return slices.ContainsFunc(known, func(c *x509.Certificate) bool { return PinOf(c) == pin })
 	}
-	var links []*x509.Certificate
-	for _, pem := range append([][]byte{r.Successor}, formerSuccessors(r.Former)...) {
-		if certs, err := ParseCertificates(pem); err == nil && isCA(certs[0]) {
-			links = append(links, certs[0])
-		}
-	}
-	for range links {
-		for _, link := range links {
-			if signerOf(link, known) != nil && !knows(PinOf(link)) {
+	shown, _ := ParseCertificates(links) // there may be none
+	shown = slices.DeleteFunc(shown, func(c *x509.Certificate) bool { return !isCA(c) })
+	shown = shown[:min(len(shown), maxLinks)]
+	for range shown {
+		for _, link := range shown {
+			if !knows(PinOf(link)) && signerOf(link, known) != nil {
 				known = append(known, link)
 			}
 		}
 	}
 	for _, pin := range pinsOf(cas) {
 		if !knows(pin) {
-			return fmt.Errorf("%s names a CA that no CA of the mesh has vouched for: %s", KeyCA, pin)
+			return fmt.Errorf("no CA of the mesh has vouched for the CA %s", pin)
 		}
 	}
 	return nil

@@ -65,3 +65,49 @@ func TestAHostVouchesForNoCA(t *testing.T) {
 		}
 	}
 }
+
+// A member writes a CA of its own as the next one, with whatever it can have signed. No voter takes
+// its key, and it does not become the mesh's.
+func TestTheNextCAIsMadeWithTheKeyOfTheOneThatSigns(t *testing.T) {
+	r := newRotating(t)
+	r.must(identity.WantCA(t.Context(), r.Store, "one"))
+	r.must(r.note("one"))
+	genuine := r.record()
+	if err := genuine.CheckNext(r.CA.CertificatePEM()); err != nil {
+		t.Errorf("the genuine one: %v", err)
+	}
+	own, err := identity.NewCA(r.First.MeshID())
+	r.must(err)
+	after, link, err := own.NewSuccessor(r.First.MeshID())
+	r.must(err)
+	for what, rec := range map[string]identity.CARecord{
+		"with the genuine link":     {Certificate: genuine.Certificate, Next: own.CertificatePEM(), Successor: genuine.Successor},
+		"with a link of its own":    {Certificate: genuine.Certificate, Next: after.CertificatePEM(), Successor: link},
+		"after a CA of its own too": {Certificate: own.CertificatePEM(), Next: after.CertificatePEM(), Successor: link},
+	} {
+		if err := rec.CheckNext(r.CA.CertificatePEM()); err == nil {
+			t.Errorf("a member's CA becomes the next one %s", what)
+		}
+	}
+}
+
+// A host that signs for itself, because nobody answers, is known to clients that know only a former
+// CA, as before.
+func TestOldKubeconfigsKnowAHostThatSignsForItself(t *testing.T) {
+	r := newRotating(t)
+	r.replace("one", time.Now().Add(time.Hour))
+	r.follow()
+	r.must(keep(r.First, r.signing))
+	csr, err := r.First.NextCSR()
+	r.must(err)
+	key, ok := r.First.Certificate().PrivateKey.(*ecdsa.PrivateKey)
+	if !ok {
+		t.Fatal("the key of host1 is of another kind")
+	}
+	r.must(r.First.Install(key, identity.Issued{Chain: r.issue(t, "host1")}))
+	issued, err := identity.SelfIssuer(r.First, nil, 0).IssueNode(t.Context(), csr)
+	r.must(err)
+	if err := r.knowsServers(r.CA.Certificate(), issued.Chain); err != nil {
+		t.Error(err)
+	}
+}

@@ -50,6 +50,7 @@ func SelfIssuer(id *Identity, names []string, lifetime time.Duration) Issuer {
 		if err != nil {
 			return Issued{}, err
 		}
+		ca.successors = id.shownSuccessors(ca.Pin())
 		chain, err := ca.IssueNode(pub, id.Node(), names, lifetime)
 		if err != nil {
 			return Issued{}, fmt.Errorf("sign for itself: %w", err)

@@ -96,6 +96,18 @@ func (i *Identity) IsTrusted() bool { return i.current.Load().checkTrusted() == 
 // SignedBy returns the pin of the CA that signed this host's certificate.
 func (i *Identity) SignedBy() Pin { return i.current.Load().signer }
 
+// shownSuccessors returns what this host shows that leads from former CAs to the one with a pin,
+// if that one has signed for it.
+func (i *Identity) shownSuccessors(ca Pin) []*x509.Certificate {
+	m := i.current.Load()
+	certs, err := ParseCertificates(m.chain())
+	if err != nil || m.signer != ca || len(certs) < 3 || PinOf(certs[1]) != ca {
+		return nil
+	}
+	now := time.Now()
+	return slices.DeleteFunc(certs[2:], func(link *x509.Certificate) bool { return !isCA(link) || now.After(link.NotAfter) })
+}
+
 // TrustFingerprint returns a name of a set of CA certificates (PEM), the same for the same CAs
 // in any order; "" if they cannot be read. Hosts tell each other by it which CAs they trust.
 func TrustFingerprint(bundle []byte) string {

@@ -143,6 +143,9 @@ func (r caRotation) nextIsSafe(ctx context.Context, rec *identity.CARecord) ([]r
 	if !ok {
 		return nil, errors.New("the leader has not made it yet")
 	}
+	if err := rec.CheckNext(r.identity.CABundle()); err != nil {
+		return nil, err
+	}
 	keeper := r.keyringKeeper()
 	_, escrow, err := identity.ReadEscrow(ctx, r.store, raftstore.ReadOptions{})
 	if err != nil {

@@ -137,12 +137,13 @@ func (k *trust) confirmed(ctx context.Context) (identity.CARecord, error) {
 // the others, and they trust none that signed for it. One that has a list of the mesh's voters
 // learns which CA signs from the next list, which they sign. Another one knows the others by
 // their keys. One of them may have been removed meanwhile, so it takes what two of them say, or
-// the only other host, and nobody contests.
+// the only other host, and nobody contests; and no CA that was not made with the key of one that it
+// trusts, since any host can write records of hosts.
 func (m *Member) learnTrust(ctx context.Context) error {
 	if list, err := m.identity.Manifest(); err != nil || len(list) > 0 {
 		return err
 	}
-	said, certain := m.verdict().trusted(ctx)
+	said, certain := m.verdict().trusted(ctx, m.identity.CABundle())
 	if !certain {
 		return nil
 	}
@@ -182,13 +183,15 @@ func (m *Member) learnBeforeGossip(ctx context.Context) error {
 	return nil
 }
 
-// trusted returns which CAs the mesh trusts by what the other hosts say, if that is certain.
-func (v verdict) trusted(ctx context.Context) (said enrol.Standing, certain bool) {
+// trusted returns which CAs the mesh trusts by what the other hosts say, if that is certain. What
+// leads from the CAs that this host trusts itself (own) to none of theirs is not heard.
+func (v verdict) trusted(ctx context.Context, own []byte) (said enrol.Standing, certain bool) {
 	answers := v.gather(ctx)
 	needed := min(sureOf, len(v.others()))
 	count := map[string]int{}
 	for _, a := range answers {
-		if a.known && len(a.said.CABundle) > 0 && !a.said.Expelled {
+		linked := identity.CheckLinks(own, a.said.Links, a.said.CABundle) == nil
+		if a.known && linked && len(a.said.CABundle) > 0 && !a.said.Expelled {
 			if name := identity.TrustFingerprint(a.said.CABundle); name != "" {
 				if count[name]++; a.said.Generation >= said.Generation {
 					said = a.said

@@ -44,7 +44,8 @@ func (k keyringKeeper) replaceNextCA(ctx context.Context, rec identity.CARecord)
 }
 
 // fetchNextCA gets the key of the next CA from another host. If the leader finds no host that
-// holds it, its maker is gone; as long as that CA does not sign, the leader makes another one.
+// holds it, its maker is gone, or a member has written a CA of its own there, whose key no voter
+// takes; as long as that CA does not sign, the leader makes another one.
 func (k keyringKeeper) fetchNextCA(ctx context.Context) error {
 	rec, err := identity.ReadCARecord(ctx, k.store, raftstore.ReadOptions{})
 	if err != nil {
@@ -54,11 +55,13 @@ func (k keyringKeeper) fetchNextCA(ctx context.Context) error {
 	if !ok {
 		return nil // this host's copy was behind
 	}
-	err = k.fetch(ctx, next)
+	if err = rec.CheckNext(k.identity.CABundle()); err == nil {
+		err = k.fetch(ctx, next)
+	}
 	if err == nil || !k.leads() || !k.identity.HoldsCAKey(rec.InUse()[0]) {
 		return err
 	}
-	k.log.Warn("no host that answers holds the key of the next CA: another one is made", "err", err)
+	k.log.Warn("the next CA cannot be used, or no host that answers holds its key: another one is made", "err", err)
 	if rec.Stage == identity.CAGiven {
 		return identity.WantAnotherCA(ctx, k.store, rec.Rotation, next)
 	}

@@ -19,6 +19,8 @@ type standing struct {
 	// that; see identity.CARecord. Versions before level.Succession do not say.
 	CABundle   []byte `json:"caBundle,omitempty"`
 	Generation uint64 `json:"generation,omitempty"`
+	// Links are CAs as those before them sign them, PEM; see identity.CARecord.Links.
+	Links []byte `json:"links,omitempty"`
 }
 
 // checkStanding checks which host asks what has become of it.
@@ -33,7 +35,7 @@ func (s *Server) checkStanding(ctx context.Context, body []byte, _ string) (requ
 			return nil, err
 		}
 		ca, err := s.cfg.Signer.CARecord(ctx)
-		return standing{Expelled: expelled, CABundle: ca.Bundle, Generation: ca.Generation}, err
+		return standing{Expelled: expelled, CABundle: ca.Bundle, Generation: ca.Generation, Links: ca.Links()}, err
 	}}, nil
 }
 
@@ -49,6 +51,9 @@ type Standing struct {
 	// version of that. Empty if the host does not say.
 	CABundle   []byte
 	Generation uint64
+	// Links are CAs as those before them sign them, PEM: who trusts an earlier one knows by them
+	// that the later ones come from it; see identity.CheckLinks.
+	Links []byte
 }
 
 // AskStanding asks the host at addr whether its mesh has expelled this one, whose program has
@@ -82,7 +87,7 @@ func AskStanding(ctx context.Context, id *identity.Identity, version, addr strin
 	if err := c.call(ctx, http.MethodPost, pathStanding, proof, &answer); err != nil {
 		return Standing{}, err
 	}
-	told.Expelled, told.CABundle, told.Generation = answer.Expelled, answer.CABundle, answer.Generation
+	told.Expelled, told.CABundle, told.Generation, told.Links = answer.Expelled, answer.CABundle, answer.Generation, answer.Links
 	return told, nil
 }
 
