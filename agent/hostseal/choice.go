@@ -58,3 +58,17 @@ var (
 	// ErrShut is returned for a sealed file whose key the host cannot open.
 	ErrShut = errors.New("this host cannot open")
 )
+
+// chipError is what a TPM said when it was asked for a key.
+type chipError struct{ err error }
+
+func (e *chipError) Error() string { return e.err.Error() }
+func (e *chipError) Unwrap() error { return e.err }
+
+// MayPass reports whether what keeps a host from opening a key may be over later, without
+// anybody's help: its TPM is not there, is busy or does not answer. A key that another TPM has
+// encrypted stays shut.
+func MayPass(err error) bool {
+	var chip *chipError
+	return errors.Is(err, ErrNoChip) || errors.As(err, &chip) && !errors.Is(err, ErrOtherChip)
+}

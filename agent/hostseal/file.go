@@ -1,6 +1,7 @@
 package hostseal
 
 import (
+	"cmp"
 	"crypto/aes"
 	"crypto/cipher"
 	"encoding/pem"
@@ -38,7 +39,7 @@ func (s *Seals) Seal(name string, plain []byte) ([]byte, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.active == "" {
-		return nil, fmt.Errorf("seal %s: no key seals yet", name)
+		return nil, fmt.Errorf("seal %s: %w", name, cmp.Or(s.failed, errors.New("no key seals yet")))
 	}
 	gcm, err := newGCM(s.opened[s.active])
 	if err != nil {
@@ -57,8 +58,6 @@ func (s *Seals) Unseal(name string, content []byte) ([]byte, error) {
 	if block == nil || block.Type != pemSealed {
 		return nil, fmt.Errorf("open %s: it is not sealed", name)
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
 	with := block.Headers[pemKey]
 	key, err := s.find(with)
 	if err != nil {

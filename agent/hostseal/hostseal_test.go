@@ -6,6 +6,8 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"virtmesh/agent/hostseal"
 	"virtmesh/agent/hostseal/hostsealtest"
@@ -192,4 +194,40 @@ func TestDamagedSealingKeysAndFilesAreErrors(t *testing.T) {
 			t.Errorf("beside the damaged key %q: %q, %v", damaged, got, err)
 		}
 	}
+}
+
+// A TPM that has sealed before is waited for; then a file seals, and the TPM again once it opens
+// something.
+func TestATPMInTroubleIsWaitedFor(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		dir, chip := t.TempDir(), &hostsealtest.Chip{}
+		content := seal(t, begin(t, dir, hostseal.Options{Chip: chip}), "ca.key")
+		busy := errors.New("busy")
+		chip.Fail(busy)
+		seals := hostseal.Open(dir, hostseal.Options{Chip: chip})
+		for range 9 {
+			if err := seals.Begin(); !errors.Is(err, busy) {
+				t.Fatalf("begun: %v", err)
+			}
+			if _, err := seals.Seal("ca.key", secret); !errors.Is(err, busy) {
+				t.Errorf("sealed: %v", err)
+			}
+			time.Sleep(time.Minute)
+		}
+		time.Sleep(2 * time.Minute)
+		if err := seals.Begin(); err != nil || seals.State() != (hostseal.State{Kind: hostseal.KindFile, NoTPM: busy, FellBack: true}) {
+			t.Errorf("after a while: %+v, %v", seals.State(), err)
+		}
+		if _, err := seals.Unseal("ca.key", content); !hostseal.MayPass(err) {
+			t.Errorf("told as final: %v", err)
+		}
+		chip.Fail(nil)
+		if _, err := seals.Unseal("ca.key", content); err != nil || seals.State() != (hostseal.State{Kind: hostseal.KindTPM}) {
+			t.Errorf("when it answers: %+v, %v", seals.State(), err)
+		}
+		chip.Clear()
+		if _, err := hostseal.Open(dir, hostseal.Options{Chip: chip}).Unseal("ca.key", content); err == nil || hostseal.MayPass(err) {
+			t.Errorf("after it was cleared: %v", err)
+		}
+	})
 }

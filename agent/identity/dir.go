@@ -234,8 +234,13 @@ func writeState(at string, st State) error {
 		}
 	}
 	keyring := secretFiles{at: at, seals: st.Seals, sealing: st.Seals != nil}
+	if keyring.sealing {
+		if err := keyring.seals.Begin(); err != nil {
+			return err
+		}
+	}
 	for name, data := range secrets {
-		if err := keyring.write(name, data); err != nil {
+		if err := keyring.write(name, data, false); err != nil {
 			return err
 		}
 	}

@@ -49,6 +49,11 @@ type Identity struct {
 	// secretFiles hold the keyring on disk; sealed says that they are sealed as they should be.
 	secretFiles *secretFiles
 	sealed      bool
+
+	// openingSeals is held while the TPM is asked to open files, as i.mu never is. openAgain is
+	// when those that could not be opened are tried again.
+	openingSeals sync.Mutex
+	openAgain    time.Time
 }
 
 // material is this host's certificate and what it trusts. Each is of use without the other: the

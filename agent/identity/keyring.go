@@ -22,7 +22,7 @@ type caKey struct {
 }
 
 // parseCAKeys reads keys as encode writes them: PEM blocks, one after the other. A version that
-// knows one key takes the first.
+// knows one key takes the first. Each key is returned once.
 func parseCAKeys(data []byte) (caKeys, error) {
 	var keys caKeys
 	for {
@@ -34,7 +34,7 @@ func parseCAKeys(data []byte) (caKeys, error) {
 		if err != nil {
 			return nil, fmt.Errorf("key %d: %w", len(keys)+1, err)
 		}
-		keys, data = append(keys, one), rest
+		keys, data = keys.with(caKeys{one}), rest
 	}
 	if len(keys) == 0 && len(bytes.TrimSpace(data)) > 0 {
 		return nil, errors.New("no private key found")
@@ -56,6 +56,17 @@ func (k caKeys) encode() []byte {
 	var all []byte
 	for _, key := range k {
 		all = append(all, key.pem...)
+	}
+	return all
+}
+
+// with returns these keys and those of more that are not among them.
+func (k caKeys) with(more caKeys) caKeys {
+	all := slices.Clone(k)
+	for _, key := range more {
+		if all.of(key.pin) == nil {
+			all = append(all, key)
+		}
 	}
 	return all
 }
@@ -153,35 +164,40 @@ func (i *Identity) KeepCAKey(key []byte) error {
 	if err != nil {
 		return fmt.Errorf("keep the key of the CA: %w", err)
 	}
+	i.beginToWrite()
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	if i.caKeys.of(add.pin) != nil {
 		return nil
 	}
-	return i.replaceCAKeys(append(slices.Clone(i.caKeys), add))
+	return i.replaceCAKeys(append(slices.Clone(i.caKeys), add), false)
 }
 
 // DropCAKeysBut deletes this host's copies of the private keys of all CAs but those with some
-// pins. The caller makes sure that other hosts hold what the mesh still needs.
+// pins, and, if it holds all of these, what it cannot open and what was put aside. The caller
+// makes sure that other hosts hold what the mesh still needs.
 func (i *Identity) DropCAKeysBut(pins ...Pin) error {
+	i.beginToWrite()
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	if i.founder {
 		return errors.New("drop the key of the CA: the mesh's state does not hold the CA yet")
 	}
 	left := slices.DeleteFunc(slices.Clone(i.caKeys), func(key caKey) bool { return !slices.Contains(pins, key.pin) })
-	if len(left) == len(i.caKeys) {
+	ends := !slices.ContainsFunc(pins, func(pin Pin) bool { return left.of(pin) == nil })
+	if len(left) == len(i.caKeys) && !(ends && i.secretFiles.leftOver(fileCAKey)) {
 		return nil
 	}
-	return i.replaceCAKeys(left)
+	return i.replaceCAKeys(left, ends)
 }
 
 // DropCAKey deletes this host's copies of the private keys of all CAs; see DropCAKeysBut.
 func (i *Identity) DropCAKey() error { return i.DropCAKeysBut() }
 
-// replaceCAKeys is called with i.mu held.
-func (i *Identity) replaceCAKeys(keys caKeys) error {
-	if err := i.secretFiles.write(fileCAKey, keys.encode()); err != nil {
+// replaceCAKeys is called with i.mu held. ends is as in secretFiles.write.
+func (i *Identity) replaceCAKeys(keys caKeys, ends bool) error {
+	i.sealed = i.sealed && !ends // sealing keys may have nothing left to open
+	if err := i.secretFiles.write(fileCAKey, keys.encode(), ends); err != nil {
 		return fmt.Errorf("change the keys of CAs: %w", err)
 	}
 	i.caKeys = keys

@@ -163,37 +163,53 @@ func secretKeyIDs(keys []sealed.PrivateKey) []string {
 // KeepSecretKeys adds private keys for Secrets to the keyring of this host, on disk and in
 // memory.
 func (i *Identity) KeepSecretKeys(keys ...sealed.PrivateKey) error {
+	i.beginToWrite()
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	all := slices.Clone(i.secretKeys)
-	for _, key := range keys {
+	all := withSecretKeys(i.secretKeys, keys)
+	if len(all) == len(i.secretKeys) {
+		return nil
+	}
+	return i.replaceSecretKeys(all, false)
+}
+
+// withSecretKeys returns some keys and those of more that are not among them.
+func withSecretKeys(keys, more []sealed.PrivateKey) []sealed.PrivateKey {
+	all := slices.Clone(keys)
+	for _, key := range more {
 		if !slices.ContainsFunc(all, func(have sealed.PrivateKey) bool { return have.ID() == key.ID() }) {
 			all = append(all, key)
 		}
 	}
-	return i.replaceSecretKeys(all)
+	return all
 }
 
 // RetainSecretKeys deletes all private keys for Secrets from the keyring of this host but the
-// named ones. The caller makes sure that the others are not needed here.
+// named ones, and, if it holds all of these, what it cannot open and what was put aside. The
+// caller makes sure that the others are not needed here.
 func (i *Identity) RetainSecretKeys(ids ...string) error {
+	i.beginToWrite()
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	return i.replaceSecretKeys(slices.DeleteFunc(slices.Clone(i.secretKeys), func(key sealed.PrivateKey) bool {
+	left := slices.DeleteFunc(slices.Clone(i.secretKeys), func(key sealed.PrivateKey) bool {
 		return !slices.Contains(ids, key.ID())
-	}))
+	})
+	held := secretKeyIDs(left)
+	ends := !slices.ContainsFunc(ids, func(id string) bool { return !slices.Contains(held, id) })
+	if len(left) == len(i.secretKeys) && !(ends && i.secretFiles.leftOver(fileSecretKeys)) {
+		return nil
+	}
+	return i.replaceSecretKeys(left, ends)
 }
 
-// replaceSecretKeys is called with i.mu held.
-func (i *Identity) replaceSecretKeys(keys []sealed.PrivateKey) error {
-	if len(keys) == len(i.secretKeys) {
-		return nil // keys are only ever added or deleted
-	}
+// replaceSecretKeys is called with i.mu held. ends is as in secretFiles.write.
+func (i *Identity) replaceSecretKeys(keys []sealed.PrivateKey, ends bool) error {
 	text, err := encodeSecretKeys(keys)
 	if err != nil {
 		return fmt.Errorf("keep the keys for Secrets: %w", err)
 	}
-	if err := i.secretFiles.write(fileSecretKeys, text); err != nil {
+	i.sealed = i.sealed && !ends // sealing keys may have nothing left to open
+	if err := i.secretFiles.write(fileSecretKeys, text, ends); err != nil {
 		return fmt.Errorf("keep the keys for Secrets: %w", err)
 	}
 	i.secretKeys = keys
@@ -223,7 +239,7 @@ func parseSecretKeys(text string) ([]sealed.PrivateKey, error) {
 		if err != nil {
 			return nil, err
 		}
-		keys = append(keys, key)
+		keys = withSecretKeys(keys, []sealed.PrivateKey{key})
 	}
 	return keys, nil
 }

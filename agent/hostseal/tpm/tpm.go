@@ -11,7 +11,7 @@
 // the primary key of before is told apart before anything is sent to it. The device is opened
 // for each call and closed after it; the kernel's resource manager keeps users of the chip
 // apart. A chip that does not answer is given up (ErrSilent): the call is lost until it does,
-// and at most one is, since no other begins before.
+// and at most one is, since no other begins before: others give up at once.
 package tpm
 
 import (
@@ -20,6 +20,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"sync/atomic"
 	"time"
 
 	"github.com/google/go-tpm/tpm2"
@@ -36,8 +37,9 @@ const DefaultDevice = "/dev/tpmrm0"
 type Chip struct {
 	open     func() (transport.TPMCloser, error)
 	patience time.Duration
-	// busy holds a token while a call is under way.
+	// busy holds a token while a call is under way, lost says that nobody waits for it any more.
 	busy chan struct{}
+	lost atomic.Bool
 }
 
 var _ hostseal.Chip = (*Chip)(nil)
@@ -154,8 +156,12 @@ func unseal(chip transport.TPM, primary *tpm2.CreatePrimaryResponse, wrapped []b
 type action func(transport.TPM, *tpm2.CreatePrimaryResponse) ([]byte, error)
 
 // use opens the chip, derives the primary key, and closes both after what is done with them. It
-// returns ErrSilent if that takes too long.
+// returns ErrSilent if that takes too long, and at once as long as a call that was given up has
+// not come back.
 func (c *Chip) use(do action) ([]byte, error) {
+	if c.lost.Load() {
+		return nil, ErrSilent
+	}
 	type outcome struct {
 		result []byte
 		err    error
@@ -170,13 +176,21 @@ func (c *Chip) use(do action) ([]byte, error) {
 	ended := make(chan outcome, 1)
 	go func() {
 		result, err := c.useNow(do)
-		<-c.busy
 		ended <- outcome{result, err}
+		c.lost.Store(false)
+		<-c.busy
 	}()
 	select {
 	case o := <-ended:
 		return o.result, o.err
 	case <-timer.C:
+	}
+	c.lost.Store(true)
+	select {
+	case o := <-ended: // just now, so that it may not have seen that it was given up
+		c.lost.Store(false)
+		return o.result, o.err
+	default:
 		return nil, ErrSilent
 	}
 }
