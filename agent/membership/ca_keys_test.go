@@ -126,6 +126,7 @@ func TestTheOnlyVoterLeavesDuringARotation(t *testing.T) {
 		t.Fatal(err)
 	}
 	stepUntil(t, second, dropKey)
+	stepEscrow(t, second, nothingToEscrow) // it has seen host1 vote, and so asks it for the note
 	left := make(chan error, 1)
 	go func() { left <- leave(t, first) }()
 	stepUntil(t, second, fetchKey)
