@@ -206,11 +206,14 @@ func (k keyringKeeper) move(ctx context.Context) (keyringAct, error) {
 // vouches for.
 func (k keyringKeeper) view(custody, judged identity.Custody, ca identity.CARecord) keyringView {
 	next, ok := ca.NextCA()
+	voter := slices.Contains(k.voters(), k.self)
+	lacks := slices.ContainsFunc(ca.Kept(), func(pin identity.Pin) bool { return !k.identity.HoldsCAKey(pin) })
 	return keyringView{
 		wanted: ca.Stage == identity.CAWanted && !ok, nextHeld: !ok || k.identity.HoldsCAKey(next),
-		surplus: slices.ContainsFunc(k.identity.HeldCAs(), func(pin identity.Pin) bool { return !slices.Contains(ca.Kept(), pin) }),
+		surplus: slices.ContainsFunc(k.identity.HeldCAs(), func(pin identity.Pin) bool { return !slices.Contains(ca.Kept(), pin) }) ||
+			(!voter || !lacks) && k.identity.UnopenedCAKeys(),
 		level:   k.level(), inState: custody.InState(), bundled: judged.Recoverable(custody.CA), recipient: custody.Bundle == nil || k.namesRecipient(custody),
-		voter: slices.Contains(k.voters(), k.self), leader: k.leads(), held: k.identity.HoldsCAKey(custody.CA),
+		voter: voter, leader: k.leads(), held: k.identity.HoldsCAKey(custody.CA),
 	}
 }
 

@@ -2,6 +2,7 @@ package membership
 
 import (
 	"errors"
+	"slices"
 
 	"virtmesh/agent/hostseal"
 	"virtmesh/agent/hostseal/tpm"
@@ -18,6 +19,9 @@ func (k keyringKeeper) sealKeyring() error {
 	}
 	return k.identity.SealKeyring()
 }
+
+// mayOpenKeys reports whether a host has keys on its disk that it cannot open now, and may later.
+func mayOpenKeys(id *identity.Identity) bool { return slices.ContainsFunc(id.Shut(), hostseal.MayPass) }
 
 // keyringSeal returns what operators are told of how this host's keyring is sealed.
 func (m *Member) keyringSeal() admin.KeyringSeal {

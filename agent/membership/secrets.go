@@ -93,7 +93,9 @@ func (k secretsKeeper) view(ctx context.Context, keys identity.SecretKeysRecord,
 	missing := k.missing(keys)
 	v.missing = len(missing) > 0
 	v.opens = !slices.ContainsFunc(missing, func(id string) bool { return id != keys.Pending() })
-	v.surplus = slices.ContainsFunc(held, func(id string) bool { return !v.voter || !slices.Contains(keys.IDs(), id) })
+	v.surplus = slices.ContainsFunc(held, func(id string) bool { return !v.voter || !slices.Contains(keys.IDs(), id) }) ||
+		(!v.voter || !v.missing) && k.identity.UnopenedSecretKeys()
+	v.shut = mayOpenKeys(k.identity)
 	if v.pending {
 		custody, err := k.custody(ctx, localRead)
 		if err != nil {
@@ -152,7 +154,7 @@ func (k secretsKeeper) fetch(ctx context.Context, keys identity.SecretKeysRecord
 		return nil
 	}
 	others := slices.DeleteFunc(slices.Clone(missing), func(id string) bool { return id == keys.Active })
-	if k.leads() && len(failed) == 0 && len(others) > 0 {
+	if k.leads() && len(failed) == 0 && len(others) > 0 && !mayOpenKeys(k.identity) {
 		return k.forgetLostKeys(ctx, keys, stored, others)
 	}
 	return errors.Join(append(failed, fmt.Errorf("no host that answers holds the key for Secrets %q", missing))...)

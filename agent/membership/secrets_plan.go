@@ -41,8 +41,10 @@ type secretsView struct {
 	// nothing is encrypted with yet, one that encrypts. rotate asks for another key.
 	listed, pending, active, rotate bool
 	// missing and surplus are about this host's keyring: it lacks a key of the record, or has
-	// one that is not in it.
+	// one that is not in it, also where it cannot open it.
 	missing, surplus bool
+	// shut reports whether this host may soon open keys that it has on its disk.
+	shut bool
 	// opens reports whether this host holds every key that may have encrypted something.
 	opens bool
 	// renamed reports whether the MeshConfig names other kinds to encrypt than the record.
@@ -65,6 +67,8 @@ func planSecrets(v secretsView) secretsAct {
 			return dropSecretKeys
 		}
 		return nothingToSeal
+	case v.missing && v.shut:
+		return fetchSecretKeys // no key is made, or forgotten, because of a TPM that takes its time
 	case v.leader && !v.pending && (!v.listed || v.rotate):
 		return makeSecretKey
 	case v.missing && !v.seals():
