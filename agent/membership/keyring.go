@@ -212,7 +212,7 @@ func (k keyringKeeper) view(custody, judged identity.Custody, ca identity.CAReco
 		wanted: ca.Stage == identity.CAWanted && !ok, nextHeld: !ok || k.identity.HoldsCAKey(next),
 		surplus: slices.ContainsFunc(k.identity.HeldCAs(), func(pin identity.Pin) bool { return !slices.Contains(ca.Kept(), pin) }) ||
 			(!voter || !lacks) && k.identity.UnopenedCAKeys(),
-		level:   k.level(), inState: custody.InState(), bundled: judged.Recoverable(custody.CA), recipient: custody.Bundle == nil || k.namesRecipient(custody),
+		level: k.level(), inState: custody.InState(), bundled: judged.Recoverable(custody.CA), recipient: custody.Bundle == nil || k.namesRecipient(custody),
 		voter: voter, leader: k.leads(), held: k.identity.HoldsCAKey(custody.CA),
 	}
 }
