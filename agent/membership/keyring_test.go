@@ -274,7 +274,11 @@ func TestANewVoterGetsTheKey(t *testing.T) {
 	if !bytes.Equal(first.identity.CAKey(), bundle.CAKey) {
 		t.Error("host1 has another key")
 	}
-	if holding, err := second.voters.Holding(t.Context(), "host1"); err != nil || !reflect.DeepEqual(holding, keyring.Holding{Host: "host1", CAPin: custodyOf(t, first).CA.String(), CAPins: []string{custodyOf(t, first).CA.String()}, Voter: true, SecretKeys: first.identity.SecretKeyIDs(), Bundle: custodyOf(t, first).Bundle}) {
+	ca := custodyOf(t, first).CA.String()
+	want := keyring.Holding{
+		Host: "host1", CAPin: ca, CAPins: []string{ca}, Voter: true, SecretKeys: first.identity.SecretKeyIDs(), Bundle: custodyOf(t, first).Bundle, Recoverable: []string{ca},
+	}
+	if holding, err := second.voters.Holding(t.Context(), "host1"); err != nil || !reflect.DeepEqual(holding, want) {
 		t.Errorf("host1 holds %+v, %v", holding, err)
 	}
 }
