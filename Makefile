@@ -82,7 +82,7 @@ cover: go ## test coverage by package and in total, and bin/cover.html
 # they are made of is tested with it.
 # The packages whose tests take longest come first, so that no processor waits for the last one.
 race: go ## the unit tests, with the race detector
-	CGO_ENABLED=1 GORACE=atexit_sleep_ms=0 $(GO) test -race -timeout 20m ./raftstore ./agent/host/hypervisor/libvirt ./cli \
+	CGO_ENABLED=1 GORACE=atexit_sleep_ms=0 $(GO) test -race -timeout 30m ./agent/membership ./raftstore ./agent/host/hypervisor/libvirt ./cli \
 	  $$($(GO) list ./... | grep -v /tests/robustness)
 	$(GO) test -timeout 20m ./tests/robustness/...
 	$(GO) test -timeout 20m -run '^TestLarge' ./raftstore ./gossip
