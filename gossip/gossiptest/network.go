@@ -279,6 +279,8 @@ func (h *Host) DialTimeout(addr string, timeout time.Duration) (net.Conn, error)
 		case <-time.After(time.Second):
 		case <-giveUp.C:
 			return nil, errTimeout
+		case <-h.down:
+			return nil, net.ErrClosed
 		}
 	}
 	if to == nil {
@@ -341,11 +343,16 @@ func (s *stream) RemoteAddr() net.Addr { return hostAddr(s.remote.addr) }
 func (s *stream) Write(b []byte) (int, error) {
 	n := s.local.net
 	n.Bytes.Add(uint64(len(b)))
+	delay := n.weather(s.local.name, s.remote.name).delay()
 	if n.lost() {
-		time.Sleep(200 * time.Millisecond)
+		delay += 200 * time.Millisecond
 	}
-	if d := n.weather(s.local.name, s.remote.name).delay(); d > 0 {
-		time.Sleep(d)
+	if delay > 0 {
+		select {
+		case <-time.After(delay):
+		case <-s.local.down:
+			return 0, net.ErrClosed
+		}
 	}
 	return s.Conn.Write(b)
 }
