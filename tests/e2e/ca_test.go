@@ -22,7 +22,7 @@ const ownStopped = "/etc/virtmesh/stopped.yaml"
 // stopAgent stops the agent of a host of the lab and keeps it stopped.
 func (l ownLab) stopAgent(t *testing.T, host string) {
 	t.Helper()
-	l.must(t, "exec", host, "--", "sh", "-c", `mv /etc/virtmesh/agent.yaml `+ownStopped+`; while pkill -9 -f "[v]irtmesh agent run"; do sleep 0.2; done`)
+	l.must(t, "exec", host, "--", "sh", "-c", killAgentScript(ownStopped))
 }
 
 // on runs a command in a host of the lab.

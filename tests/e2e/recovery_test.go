@@ -23,7 +23,14 @@ const stoppedConfig = "/etc/virtmesh/stopped.yaml"
 // stopAgent stops the agent of a host and keeps it stopped. Guests do not notice.
 func stopAgent(t *testing.T, host string) {
 	t.Helper()
-	inside(t, host, "sh", "-c", `mv /etc/virtmesh/agent.yaml `+stoppedConfig+`; pkill -9 -f "[v]irtmesh agent run"; while pgrep -f "[v]irtmesh agent run"; do sleep 0.1; done`)
+	inside(t, host, "sh", "-c", killAgentScript(stoppedConfig))
+}
+
+// killAgentScript returns the shell commands that keep a host's agent stopped, with its
+// configuration put aside, and end when its process is gone. One that is killed while it writes
+// to the disk loses its command line at once, and keeps its sockets open until that is written.
+func killAgentScript(aside string) string {
+	return `mv /etc/virtmesh/agent.yaml ` + aside + `; while pids=$(pgrep -f "[v]irtmesh agent run"); do kill -9 $pids; for pid in $pids; do while [ -e /proc/$pid ]; do sleep 0.1; done; done; done`
 }
 
 func startAgent(t *testing.T, host string) {
