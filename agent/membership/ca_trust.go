@@ -48,7 +48,7 @@ func (m *Member) startTrust(ctx context.Context) error {
 		learn:  m.learnTrust, log: m.log.With("part", "identity"),
 		asked: time.Now(), // by learnBeforeGossip
 	}
-	keeper.keep(ctx)
+	keeper.keepTrust(ctx)
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
 	go func() {
@@ -57,7 +57,7 @@ func (m *Member) startTrust(ctx context.Context) error {
 			select {
 			case <-ctx.Done():
 			case <-time.After(trustPause):
-				keeper.keep(ctx)
+				keeper.keepTrust(ctx)
 			}
 		}
 	}()
@@ -68,8 +68,8 @@ func (m *Member) startTrust(ctx context.Context) error {
 	return nil
 }
 
-// keep takes the next step that this host can take now.
-func (k *trust) keep(ctx context.Context) {
+// keepTrust takes the next step that this host can take now.
+func (k *trust) keepTrust(ctx context.Context) {
 	err := errors.Join(k.replaceUntrusted(ctx), k.follow(ctx))
 	if time.Since(k.asked) >= expulsionEvery && k.cutOff(ctx) {
 		k.asked = time.Now()

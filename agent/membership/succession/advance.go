@@ -162,11 +162,11 @@ func (k *Keeper) advance(ctx context.Context) error {
 	if err := k.cfg.Group.Confirm(sure); err != nil {
 		return fmt.Errorf("sign the list of voters: %w", err)
 	}
-	return k.do(ctx, todo, v, stored)
+	return k.carryOut(ctx, todo, v, stored)
 }
 
-// do does what was decided.
-func (k *Keeper) do(ctx context.Context, todo act, v view, stored raftstore.Record) error {
+// carryOut does what was decided.
+func (k *Keeper) carryOut(ctx context.Context, todo act, v view, stored raftstore.Record) error {
 	switch todo {
 	case propose:
 		return k.propose(ctx, v, stored)

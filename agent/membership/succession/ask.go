@@ -30,8 +30,8 @@ func (k *Keeper) isCutOff() bool {
 	return !k.cfg.Group.HearsLeader() || !k.unconfirmed.IsZero() && time.Since(k.unconfirmed) >= settling
 }
 
-// ask asks other hosts for later lists while this one is cut off.
-func (k *Keeper) ask(ctx context.Context) {
+// askOthers asks other hosts for later lists while this one is cut off.
+func (k *Keeper) askOthers(ctx context.Context) {
 	if !k.isCutOff() {
 		k.silentSince, k.pause = time.Time{}, 0
 		k.setRefused(nil)

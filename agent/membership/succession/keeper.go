@@ -215,11 +215,11 @@ func (k *Keeper) Step(ctx context.Context) error {
 		return nil
 	}
 	err := k.follow(ctx)
-	k.ask(ctx)
+	k.askOthers(ctx)
 	if err != nil {
 		return err
 	}
-	k.tell(ctx)
+	k.tellUnheard(ctx)
 	return k.advance(ctx)
 }
 

@@ -54,9 +54,9 @@ func (n *news) take() (addresses []string, fresh bool) {
 // Hear notes that somebody says to have lists at an address. It does not block.
 func (k *Keeper) Hear(address string) { k.news.add(address) }
 
-// tell tells hosts of the mesh that are not heard that this one has lists, if it leads: one that
+// tellUnheard tells hosts of the mesh that are not heard that this one has lists, if it leads: one that
 // was off while all whom it knows were replaced has nobody to ask. Most of these hosts are off.
-func (k *Keeper) tell(ctx context.Context) {
+func (k *Keeper) tellUnheard(ctx context.Context) {
 	if k.cfg.Tell == nil || !k.cfg.Group.IsLeader() || time.Since(k.told) < newsPause {
 		return
 	}
