@@ -21,7 +21,7 @@ import (
 // newer version.
 const (
 	Lowest  uint32 = 1
-	Highest uint32 = Succession
+	Highest uint32 = Access
 )
 
 // Keyring is the level from which on the private key of the mesh's CA may be in the keyring
@@ -36,6 +36,11 @@ const Apart uint32 = 4
 // CA, and the list of its voters, by hosts that were off meanwhile. An older host takes the
 // first CA of the bundle for the only one.
 const Succession uint32 = 5
+
+// Access is the level from which on people and programs have rights of their own: roles and
+// bindings, service accounts and their tokens. A host with an earlier version would let in nobody
+// but administrators, and would not keep what they may not do.
+const Access uint32 = 6
 
 // Known returns the range of feature levels that this version knows.
 func Known() raftstore.LevelRange { return raftstore.LevelRange{Lowest: Lowest, Highest: Highest} }
@@ -58,6 +63,7 @@ func All() []Level {
 		{Keyring, "the private key of the mesh's CA leaves the replicated state for the keyring of the voters, once a recovery bundle was made"},
 		{Apart, "hosts are known by their records and keys, not by the word of the CA alone, and the key that encrypts gossip can be replaced; backups are encrypted, so that the recovery bundle opens them; Secrets are encrypted in the replicated state once a recovery bundle has their key; volumes and empty disks count against the disks of their host"},
 		{Succession, "the mesh's CA can be replaced, and hosts that were off learn from a signed list who votes now; a recovery bundle stays good when keys are replaced; hosts seal the keyring on their disks, and ConfigMaps can be encrypted"},
+		{Access, "people and programs have rights of their own: roles and role bindings, service accounts and their tokens"},
 	}
 }
 
