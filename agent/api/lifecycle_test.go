@@ -15,6 +15,8 @@ import (
 	cdiv1 "kubevirt.io/containerized-data-importer-api/pkg/apis/core/v1beta1"
 
 	"virtmesh/agent/kinds"
+	"virtmesh/agent/level"
+	"virtmesh/raftstore"
 )
 
 // minimal holds, for every kind, the least that makes an object of it.
@@ -31,6 +33,7 @@ var minimal = map[string]string{
 	"Namespace":                       `{}`,
 	"Secret":                          `{}`,
 	"ConfigMap":                       `{}`,
+	"ServiceAccount":                  `{}`,
 	"Event":                           `{involvedObject: {namespace: default}}`,
 	"Lease":                           `{}`,
 	"Operation":                       `{spec: {type: RemoveHost, target: host9}}`,
@@ -39,7 +42,7 @@ var minimal = map[string]string{
 // An object of every kind can be made from a minimal manifest and deleted: what
 // keeps it is only a finalizer that the catalogue knows a remover of.
 func TestEveryKindCanBeMadeAndDeleted(t *testing.T) {
-	h := start(t)
+	h := start(t, func(cfg *raftstore.Config) { cfg.FeatureLevel = level.Known() })
 	for _, k := range kinds.All() {
 		t.Run(k.GVK.Kind, func(t *testing.T) {
 			manifest, ok := minimal[k.GVK.Kind]

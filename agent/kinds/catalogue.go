@@ -28,6 +28,7 @@ func register() []*Kind {
 		namespaceKind(),
 		secretKind(),
 		configMapKind(),
+		serviceAccountKind(),
 		eventKind(),
 		leaseKind(),
 	}

@@ -30,6 +30,7 @@ func minimal() map[string]string {
 		"Namespace":                       `{metadata: {name: a}}`,
 		"Secret":                          `{metadata: {name: a, namespace: ns}, stringData: {k: v}}`,
 		"ConfigMap":                       `{metadata: {name: a, namespace: ns}, data: {k: v}}`,
+		"ServiceAccount":                  `{metadata: {name: a, namespace: ns}, secrets: [{name: s}]}`,
 		"Event":                           `{metadata: {name: a, namespace: ns}, involvedObject: {namespace: ns, name: b}}`,
 		"Lease":                           `{metadata: {name: a, namespace: ns}, spec: {}}`,
 	}

@@ -63,11 +63,12 @@ status:
   addresses: [{type: InternalIP, address: 10.0.0.1}]
   nodeInfo: {kubeletVersion: v1, osImage: Debian, kernelVersion: "6.1", containerRuntimeVersion: libvirt}`,
 			"Ready,SchedulingDisabled|control-plane,worker|<unknown>|v1|10.0.0.1|<none>|Debian|6.1|libvirt"},
-		"lost node":  {"Node", `status: {conditions: [{type: Ready, status: Unknown}]}`, "NotReady|<none>|<unknown>||<none>|<none>|<unknown>|<unknown>|<unknown>"},
-		"new node":   {"Node", `{}`, "Unknown|<none>|<unknown>||<none>|<none>|<unknown>|<unknown>|<unknown>"},
-		"namespace":  {"Namespace", `status: {phase: Active}`, "Active|<unknown>"},
-		"secret":     {"Secret", `{type: Opaque, data: {a: Yg==}}`, "Opaque|1|<unknown>"},
-		"config map": {"ConfigMap", `{data: {a: b}, binaryData: {c: ZA==}}`, "2|<unknown>"},
+		"lost node":       {"Node", `status: {conditions: [{type: Ready, status: Unknown}]}`, "NotReady|<none>|<unknown>||<none>|<none>|<unknown>|<unknown>|<unknown>"},
+		"new node":        {"Node", `{}`, "Unknown|<none>|<unknown>||<none>|<none>|<unknown>|<unknown>|<unknown>"},
+		"namespace":       {"Namespace", `status: {phase: Active}`, "Active|<unknown>"},
+		"secret":          {"Secret", `{type: Opaque, data: {a: Yg==}}`, "Opaque|1|<unknown>"},
+		"config map":      {"ConfigMap", `{data: {a: b}, binaryData: {c: ZA==}}`, "2|<unknown>"},
+		"service account": {"ServiceAccount", `{secrets: [{name: a}, {name: b}]}`, "2|<unknown>"},
 		"claim": {"PersistentVolumeClaim", `
 spec: {volumeName: v, storageClassName: fast, volumeMode: Block}
 status: {phase: Bound, capacity: {storage: 1Gi}, accessModes: [ReadWriteOnce, ReadWriteMany]}`,
