@@ -124,20 +124,12 @@ func TestCreateReadUpdateDeleteWatch(t *testing.T) {
 // want reads an event.
 func want(t testing.TB, w watch.Interface, typ watch.EventType, name string) *unstructured.Unstructured {
 	t.Helper()
-	select {
-	case e, ok := <-w.ResultChan():
-		if !ok {
-			t.Fatal("the watch ended")
-		}
-		u, ok := e.Object.(*unstructured.Unstructured)
-		if !ok || e.Type != typ || name != "" && u.GetName() != name {
-			t.Fatalf("event %s %v, want %s %s", e.Type, e.Object, typ, name)
-		}
-		return u
-	case <-t.Context().Done():
-		t.Fatal("no event")
+	e := nextEvent(t, w)
+	u, ok := e.Object.(*unstructured.Unstructured)
+	if !ok || e.Type != typ || name != "" && u.GetName() != name {
+		t.Fatalf("event %s %v, want %s %s", e.Type, e.Object, typ, name)
 	}
-	return nil
+	return u
 }
 
 // A client cannot say that somebody else asked for an operation.

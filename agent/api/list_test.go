@@ -206,7 +206,7 @@ func TestListsAsProtobuf(t *testing.T) {
 	}
 	defer w.Stop()
 	for i := range binary.Items {
-		if e := <-w.ResultChan(); !reflect.DeepEqual(e.Object.(*corev1.ConfigMap), &binary.Items[i]) {
+		if e := nextEvent(t, w); !reflect.DeepEqual(e.Object.(*corev1.ConfigMap), &binary.Items[i]) {
 			t.Errorf("the watch has %v, the list %v", e.Object, binary.Items[i])
 		}
 	}

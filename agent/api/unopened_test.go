@@ -74,7 +74,7 @@ func TestAWatchNamesWhatNobodyOpens(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		ev := <-w.ResultChan()
+		ev := nextEvent(t, w)
 		if ev.Type != watch.Error || !strings.Contains(apierrors.FromObject(ev.Object).Error(), "kubectl delete -n default secret lost") {
 			t.Errorf("a watch %s: %s %v", how, ev.Type, ev.Object)
 		}
@@ -91,7 +91,7 @@ func TestAWatchNamesWhatNobodyOpens(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		ev := <-w.ResultChan()
+		ev := nextEvent(t, w)
 		if gone, ok := ev.Object.(*corev1.Secret); ev.Type != watch.Deleted || !ok || gone.Name != "lost" || gone.UID != "u1" {
 			t.Errorf("a watch %s: %s %v", how, ev.Type, ev.Object)
 		}

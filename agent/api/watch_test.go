@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -22,13 +23,25 @@ func newMap(name string, labels map[string]string) *corev1.ConfigMap {
 	return &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: name, Labels: labels}}
 }
 
+// nextEvent reads an event. A test whose event does not come fails instead of waiting for ever.
+func nextEvent(t testing.TB, w watch.Interface) watch.Event {
+	t.Helper()
+	select {
+	case e, ok := <-w.ResultChan():
+		if !ok {
+			t.Fatal("the watch ended")
+		}
+		return e
+	case <-time.After(time.Minute):
+		t.Fatal("no event within a minute")
+	}
+	return watch.Event{}
+}
+
 // next reads an event and checks it.
 func next(t testing.TB, w watch.Interface, typ watch.EventType, name string) metav1.Object {
 	t.Helper()
-	e, ok := <-w.ResultChan()
-	if !ok {
-		t.Fatalf("the watch ended, want %s %s", typ, name)
-	}
+	e := nextEvent(t, w)
 	m, ok := e.Object.(metav1.Object)
 	if !ok || e.Type != typ || m.GetName() != name {
 		t.Fatalf("event %s %v, want %s %s", e.Type, e.Object, typ, name)
@@ -132,7 +145,7 @@ func TestTooOldIsGone(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer w.Stop()
-	e := <-w.ResultChan()
+	e := nextEvent(t, w)
 	if err := apierrors.FromObject(e.Object); e.Type != watch.Error || !apierrors.IsResourceExpired(err) {
 		t.Errorf("watch: %s %v, want expired", e.Type, e.Object)
 	}
@@ -262,7 +275,7 @@ func TestSlowWatchOfOneState(t *testing.T) {
 			t.Fatalf("the initial event of %s shows a later state", m.Name)
 		}
 	}
-	if e := <-w.ResultChan(); e.Type != watch.Bookmark {
+	if e := nextEvent(t, w); e.Type != watch.Bookmark {
 		t.Fatalf("%s behind the initial events, want the bookmark of their end", e.Type)
 	}
 	if m := next(t, w, watch.Modified, last).(*corev1.ConfigMap); m.Data["k"] != "new" {

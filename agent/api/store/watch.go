@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"net/http"
 	"sync"
 
@@ -36,16 +37,40 @@ func (s *Store) Watch(ctx context.Context, key string, opts storage.ListOptions)
 	w := &watcher{store: s, key: key, opts: opts, result: make(chan watch.Event, resultBuffer)}
 	w.initial = opts.SendInitialEvents != nil && *opts.SendInitialEvents || opts.SendInitialEvents == nil && rev == 0
 	w.bookmarks = opts.Predicate.AllowWatchBookmarks || opts.ProgressNotify
-	w.from = rev
-	if !w.initial && rev == 0 {
-		if w.from, err = s.GetCurrentResourceVersion(ctx); err != nil {
-			return nil, err
-		}
+	err = w.begin(ctx, rev)
+	if err != nil && ctx.Err() == nil {
+		return nil, err
 	}
 	ctx, w.cancel = context.WithCancel(ctx)
+	if err != nil { // the client has gone; the library takes a watch that ends
+		w.Stop()
+		close(w.result)
+		return w, nil
+	}
 	go w.run(ctx)
 	utilflowcontrol.WatchInitialized(ctx)
 	return w, nil
+}
+
+// begin chooses the revision after which events are sent, and the state to send before them. It
+// does so before the client is answered, so that the client is told of every change that
+// it makes after the answer.
+func (w *watcher) begin(ctx context.Context, rev uint64) (err error) {
+	switch {
+	case w.initial:
+		ro, err := w.store.readOptions(w.opts.ResourceVersion)
+		if err != nil {
+			return err
+		}
+		if w.records, w.from, err = w.store.scanRecords(ctx, w.key, ro); err != nil {
+			return w.store.readError(err, ro.MinRevision, w.store.backend.Revision())
+		}
+	case rev == 0:
+		w.from, err = w.store.GetCurrentResourceVersion(ctx)
+	default:
+		w.from = rev
+	}
+	return err
 }
 
 // watcher converts the store's events below one key to watch events.
@@ -55,6 +80,7 @@ type watcher struct {
 	opts      storage.ListOptions
 	from      uint64
 	initial   bool
+	records   iter.Seq[raftstore.Record] // the initial state, if it is wanted
 	bookmarks bool
 	cancel    context.CancelFunc
 	stop      sync.Once
@@ -115,16 +141,7 @@ func (w *watcher) followEvents(ctx context.Context) error {
 // if the client requested one. They are read as the client takes them, so that a slow
 // client of many objects costs little memory.
 func (w *watcher) sendInitial(ctx context.Context) error {
-	ro, err := w.store.readOptions(w.opts.ResourceVersion)
-	if err != nil {
-		return err
-	}
-	records, rev, err := w.store.scanRecords(ctx, w.key, ro)
-	if err != nil {
-		return w.store.readError(err, ro.MinRevision, w.store.backend.Revision())
-	}
-	w.from = rev
-	for rec := range records {
+	for rec := range w.records {
 		ev, ok, err := w.convertEvent(raftstore.Event{Type: raftstore.Put, Record: rec})
 		if err != nil {
 			return err
@@ -136,7 +153,7 @@ func (w *watcher) sendInitial(ctx context.Context) error {
 	if w.opts.SendInitialEvents == nil || !w.opts.Predicate.AllowWatchBookmarks {
 		return nil
 	}
-	obj, err := w.bookmarkAt(rev)
+	obj, err := w.bookmarkAt(w.from)
 	if err != nil {
 		return err
 	}
