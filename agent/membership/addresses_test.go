@@ -20,6 +20,7 @@ func (s savedSeeds) SetSeeds([]identity.Seed) error { return nil }
 // of the store, then those of the records, and forgets those of hosts that were removed or
 // have another address now.
 func TestHostAddressesFollowTheRecords(t *testing.T) {
+	t.Parallel()
 	p := NewPeers("host1", savedSeeds{
 		{Host: "host2", MeshAddress: "192.0.2.2:7443", GossipAddress: "198.51.100.2:7946"},
 		{Host: "host3", MeshAddress: "host3.example:7443", GossipAddress: "[2001:db8::3]:7946"},
@@ -48,6 +49,7 @@ func TestHostAddressesFollowTheRecords(t *testing.T) {
 // that gossip does not know because it has been dead for long, and of one whose mesh
 // address is of IPv6. Those of a removed host are free.
 func TestGuestsAreKeptAwayFromAllHosts(t *testing.T) {
+	t.Parallel()
 	p := NewPeers("host1", savedSeeds{{Host: "host2", MeshAddress: "192.0.2.2:7443", GossipAddress: "198.51.100.2:7946"}}, slog.New(slog.DiscardHandler))
 	expect := func(when string, want ...string) {
 		t.Helper()
@@ -91,6 +93,7 @@ func TestGuestsAreKeptAwayFromAllHosts(t *testing.T) {
 // TestSeedsSayWhoTheHostsAre: a host recognises others by the keys that their records say they
 // keep, also before it has opened its copy of the state.
 func TestSeedsSayWhoTheHostsAre(t *testing.T) {
+	t.Parallel()
 	m := identitytest.NewMesh(t)
 	_, member := machineOf(t, m)
 	hosts := identity.NewHosts(m.Store)

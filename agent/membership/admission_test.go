@@ -19,6 +19,7 @@ import (
 // TestCertificatesAreJudgedPerRequest: a certificate ends, or its host is removed, while
 // its connection is kept alive.
 func TestCertificatesAreJudgedPerRequest(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		m := identitytest.NewMesh(t)
 		var a Admission

@@ -16,6 +16,7 @@ import (
 
 // TestRestoreOnAHostWithoutCopy: the last resort of a mesh of which no copy is left.
 func TestRestoreOnAHostWithoutCopy(t *testing.T) {
+	t.Parallel()
 	path, config := newMachine(t, "host1")
 	first := found(t, path, config)
 	var backup bytes.Buffer
@@ -60,6 +61,7 @@ func backUp(t *testing.T, m *Member, plain bool) ([]byte, admin.BackupContent) {
 // Once there is a recovery bundle, a backup shows nothing to who has not the bundle or the
 // keyring, whichever host makes it. What is asked for in clear stays so.
 func TestBackupsAreEncrypted(t *testing.T) {
+	t.Parallel()
 	first, second, bundle := withdrawn(t)
 	const value = "a password in a Secret"
 	if _, err := second.store.Commit(t.Context(), raftstore.Txn{Ops: []raftstore.Op{{Key: "/secret", Value: []byte(value)}}}); err != nil {
@@ -107,6 +109,7 @@ func TestBackupsAreEncrypted(t *testing.T) {
 // the backup: voters say for whom it is. A bundle opens those that were made after it, and no
 // other bundle but with the key of the same CA.
 func TestBackupsAreForTheNewestBundle(t *testing.T) {
+	t.Parallel()
 	first, second, bundle := escrowing(t)
 	thief := bundle
 	if err := thief.AddRecipient(); err != nil {
@@ -145,6 +148,7 @@ func TestBackupsAreForTheNewestBundle(t *testing.T) {
 // The leader notes for whom backups are encrypted below level.Succession, with a bundle that was
 // made before the mesh knew how, and puts the note right.
 func TestBackupsAreForTheBundle(t *testing.T) {
+	t.Parallel()
 	first, second, _ := withdrawn(t)
 	other, err := identity.NewCA("0123456789abcdef")
 	if err != nil {

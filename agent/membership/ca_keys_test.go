@@ -15,6 +15,7 @@ import (
 // A person types the passphrase of a recovery bundle while the CA is replaced: the bundle has the
 // key of the former CA, so it must not count, or nothing would give back the key that signs.
 func TestABundleThatWasWrittenDuringARotation(t *testing.T) {
+	t.Parallel()
 	first, _ := replaceable(t)
 	good := custodyOf(t, first).Bundle
 	bundle, err := first.KeyringBundle(t.Context())
@@ -44,6 +45,7 @@ func TestABundleThatWasWrittenDuringARotation(t *testing.T) {
 // Between two steps of a rotation the key of the next CA is lost. That CA must never sign: the
 // leader makes another one, and the operation goes on with it.
 func TestNoCASignsWhoseKeyIsLost(t *testing.T) {
+	t.Parallel()
 	first, second := replaceable(t)
 	steps := caRotationBy(first, "one", time.Hour)
 	carryOut(t, steps[:3])
@@ -71,6 +73,7 @@ func TestNoCASignsWhoseKeyIsLost(t *testing.T) {
 // Any host may carry out a rotation. One that does not vote asks the voters whether the recovery
 // bundle gives back the next key: any host can write that it does.
 func TestANoteOfAMemberMakesNoKeySafe(t *testing.T) {
+	t.Parallel()
 	first, second := pair(t)
 	makeGoodBundle(t, first)
 	stepUntil(t, first, withdrawKey)
@@ -109,6 +112,7 @@ func TestANoteOfAMemberMakesNoKeySafe(t *testing.T) {
 // The only voter leaves after the hosts were told to trust the next CA: the voter after it must
 // have that key, too, before the one that leaves wipes its own.
 func TestTheOnlyVoterLeavesDuringARotation(t *testing.T) {
+	t.Parallel()
 	first, second := pair(t)
 	makeGoodBundle(t, first)
 	stepUntil(t, first, withdrawKey)

@@ -13,6 +13,7 @@ import (
 // if it was made with the key of the CA that it trusts. Any host can write the records of two hosts
 // with keys of its own, and let them say what it likes.
 func TestOnlyALinkedCAIsLearned(t *testing.T) {
+	t.Parallel()
 	m := identitytest.NewMesh(t)
 	own := m.CA.CertificatePEM()
 	next, link, err := m.CA.NewSuccessor(m.First.MeshID())

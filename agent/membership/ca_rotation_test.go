@@ -143,6 +143,7 @@ func mustFollow(t *testing.T, m *Member, want *identity.Identity) {
 // begun. The hosts that come back are known by their keys; whoever stole the key of the former CA
 // is nobody.
 func TestTheCAIsReplacedWhileHostsAreOff(t *testing.T) {
+	t.Parallel()
 	first, second := replaceable(t)
 	path3, config3 := newMachine(t, "host3")
 	invite(t, second, path3, config3)
@@ -227,6 +228,7 @@ func proofOf(id *identity.Identity) (identity.RenewalProof, error) {
 // A host that comes back after the time is refused, and told what to do; one that was removed
 // meanwhile learns that, however late.
 func TestWhoComesBackTooLateIsTold(t *testing.T) {
+	t.Parallel()
 	first, second := replaceable(t)
 	raftstoretest.Eventually(t, func() error {
 		if seeds := second.identity.Info().Seeds; len(seeds) != 1 || !seeds[0].KeepsKey() {
@@ -268,6 +270,7 @@ func joinAnewOf(host string) string {
 
 // Without what gives back the key of the next CA nothing is replaced, and people are told why.
 func TestTheCAIsNotReplacedWithoutABundle(t *testing.T) {
+	t.Parallel()
 	first, _ := pair(t)
 	err := caRotationBy(first, "one", 0)[0].Do(t.Context(), nil)
 	if told := fault.Of(err); told.Code != fault.Conflict || told.Remedy == "" {
@@ -284,6 +287,7 @@ func TestTheCAIsNotReplacedWithoutABundle(t *testing.T) {
 // Any host goes on with what another one has begun, at each step; a connection that is open stays
 // open, and the mesh decides all the while.
 func TestAnyHostGoesOnWithTheReplacement(t *testing.T) {
+	t.Parallel()
 	first, second := replaceable(t)
 	listener, err := first.port.Listen("virtmesh-test")
 	if err != nil {
@@ -325,6 +329,7 @@ func TestAnyHostGoesOnWithTheReplacement(t *testing.T) {
 // A rotation that takes over from one that was given up goes on with another CA: who is to be
 // shut out may know the key of that one. One whose new CA signs already is ended first.
 func TestAReplacementTakesOver(t *testing.T) {
+	t.Parallel()
 	first, second := replaceable(t)
 	carryOut(t, caRotationBy(first, "given up", time.Hour)[:3])
 	rec, err := identity.ReadCARecord(t.Context(), first.store, localRead)
@@ -349,6 +354,7 @@ func TestAReplacementTakesOver(t *testing.T) {
 
 // If whoever made the next CA is gone with its key before others have it, the leader makes another.
 func TestTheNextCAIsMadeAgain(t *testing.T) {
+	t.Parallel()
 	first, _ := pair(t)
 	makeGoodBundle(t, first)
 	stepUntil(t, first, withdrawKey)
@@ -373,6 +379,7 @@ func TestTheNextCAIsMadeAgain(t *testing.T) {
 
 // The removal of a host that may have the CA's key ends with another CA; why not, is said.
 func TestARemovalReplacesTheCA(t *testing.T) {
+	t.Parallel()
 	bare, _ := pair(t)
 	if bare.whyCAStays(t.Context()) == "" {
 		t.Error("without a bundle nothing keeps the CA")

@@ -16,6 +16,7 @@ import (
 // voter is up yet. Its copy of the state is behind and nobody confirms it: until it has another
 // certificate, the leader refuses it. It must ask for one until it gets it.
 func TestACertificateThatNobodyTrustsIsReplacedUntilItIs(t *testing.T) {
+	t.Parallel()
 	m := identitytest.NewMesh(t)
 	host := m.Host(t, "host2", 0)
 	m.Store.BeforeRead = func(o raftstore.ReadOptions) error {

@@ -23,6 +23,7 @@ import (
 // TestRevokedPeopleAndRemovedHostsAreCutOff: a revocation, or the removal of a host, ends
 // connections that are open then, without a further request.
 func TestRevokedPeopleAndRemovedHostsAreCutOff(t *testing.T) {
+	t.Parallel()
 	mesh := identitytest.NewMesh(t)
 	store := raftstoretest.New(t)
 	host2 := mesh.Host(t, "host2", 0)

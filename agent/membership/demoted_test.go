@@ -20,6 +20,7 @@ import (
 // Who has voted and may not any more is on record until no key is in use that it had, or until
 // it may vote again; as long as it votes, it gets each new key.
 func TestPlanDemoted(t *testing.T) {
+	t.Parallel()
 	old, now := identity.Pin{1}, identity.Pin{2}
 	had := func(host string, ca identity.Pin, secrets ...string) identity.DemotedVoter {
 		return identity.DemotedVoter{Host: host, CAPins: []string{ca.String()}, SecretKeys: secrets}
@@ -97,6 +98,7 @@ func eventually(t *testing.T, look func() error) {
 // The administrator takes the vote of a host: another one votes, and leads, instead, the mesh
 // goes on meanwhile, and status says which keys the host had until they are replaced.
 func TestAVoterIsExcluded(t *testing.T) {
+	t.Parallel()
 	first, second := pair(t)
 	keepers := []demotedKeeper{first.demotedKeeper(), second.demotedKeeper()}
 	step := func() {
@@ -144,6 +146,7 @@ func TestAVoterIsExcluded(t *testing.T) {
 
 // Status says that a limit leaves one voter, unless others keep their places until a host joins.
 func TestStatusTellsOfALoneVoter(t *testing.T) {
+	t.Parallel()
 	members := []admin.Member{{Name: "host1", Role: roleLeader}, {Name: "host2", Role: "replica"}, {Name: "host3", Role: "replica"}}
 	limit := raftstore.VoterLimit{Exclude: []string{"host3"}}
 	if got := limitWarnings(limit, members); len(got) != 1 || !strings.Contains(got[0], "lets 2 of 3 hosts vote, so one votes alone") {

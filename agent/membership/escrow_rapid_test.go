@@ -240,6 +240,7 @@ func (e *escrowModel) settled(t *rapid.T) {
 // key is used only when the newest bundle gives it back, the newest bundle gives back all keys
 // as soon as the leader has looked, and nobody else gets one.
 func TestTheNewestBundleGivesBackAllKeys(t *testing.T) {
+	t.Parallel()
 	rapid.Check(t, func(rt *rapid.T) {
 		e := newEscrowModel(rt, t)
 		rt.Repeat(map[string]func(*rapid.T){

@@ -122,6 +122,7 @@ func rotatedTwice(t *testing.T) (first, second *Member, bundle identity.Bundle, 
 // All voters are lost. The copy of a host that did not vote and the bundle from before two
 // rotations are enough to go on.
 func TestRecoverWithABundleFromBeforeRotations(t *testing.T) {
+	t.Parallel()
 	_, second, bundle, _, _ := rotatedTwice(t)
 	without := bundle
 	without.Recovery = ""
@@ -139,6 +140,7 @@ func TestRecoverWithABundleFromBeforeRotations(t *testing.T) {
 // No copy is left. A backup from after the rotations is opened by the bundle from before them,
 // and has the keys in it; the key that the CA had before opens nothing of it.
 func TestRestoreWithABundleFromBeforeRotations(t *testing.T) {
+	t.Parallel()
 	_, second, bundle, _, after := rotatedTwice(t)
 	if _, err := identity.OpenBackup(bytes.NewReader(after), nil, bundle.CAKey); !errors.Is(err, identity.ErrBackupSealed) {
 		t.Errorf("the key of the former CA opens the backup: %v", err)
@@ -153,6 +155,7 @@ func TestRestoreWithABundleFromBeforeRotations(t *testing.T) {
 // A backup from before the rotations, and a host of after them: without the key of the present
 // CA the mesh goes back to the one of then, and lives.
 func TestRestoreABackupFromBeforeRotations(t *testing.T) {
+	t.Parallel()
 	_, second, bundle, before, _ := rotatedTwice(t)
 	loseCopy(t, second)
 	if _, err := Restore(t.Context(), second.config, bytes.NewReader(before), Recovery{}); !errors.Is(err, fault.Conflict) {
@@ -167,6 +170,7 @@ func TestRestoreABackupFromBeforeRotations(t *testing.T) {
 // The same on a host that voted last, which has the key of the present CA: the mesh keeps that CA,
 // so the one that was replaced does not come back, and the other hosts know who speaks to them.
 func TestARestoreBringsNoFormerCABack(t *testing.T) {
+	t.Parallel()
 	first, second, bundle, before, _ := rotatedTwice(t)
 	loseCopy(t, first)
 	loseCopy(t, second)

@@ -15,6 +15,7 @@ import (
 )
 
 func TestPlanEscrow(t *testing.T) {
+	t.Parallel()
 	now := level.Succession
 	for name, c := range map[string]struct {
 		view escrowView
@@ -111,6 +112,7 @@ func rotateSecretKey(t *testing.T, leader *Member) {
 // A bundle stays good while the key for Secrets is replaced, any number of times: a new key is
 // in escrow before it encrypts, and a follower's copy and the bundle give everything back.
 func TestABundleOutlivesRotations(t *testing.T) {
+	t.Parallel()
 	first, second, bundle := escrowing(t)
 	putSecret(t, first, "a", "the password of a")
 	for range 3 {
@@ -149,6 +151,7 @@ func TestABundleOutlivesRotations(t *testing.T) {
 // A member that writes itself into the note of the bundle gets no key: the voters go by what
 // their keyrings know, and put the note right.
 func TestAForgedRecipientGetsNothing(t *testing.T) {
+	t.Parallel()
 	first, second, bundle := escrowing(t)
 	thief := bundle
 	if err := thief.AddRecipient(); err != nil {
@@ -182,6 +185,7 @@ func TestAForgedRecipientGetsNothing(t *testing.T) {
 // Where no bundle was made, the note of one that a member has written counts for nothing: no key
 // is used and no backup is encrypted because of it, and operators are told to make a bundle.
 func TestANoteOfNoBundle(t *testing.T) {
+	t.Parallel()
 	first, second := pair(t)
 	stepSecrets(t, first, makeSecretKey)
 	thief := identity.BundleMade{CAPin: custodyOf(t, first).CA.String(), Host: "host1", SecretKeys: first.identity.SecretKeyIDs(), Number: 1}
@@ -228,6 +232,7 @@ func TestANoteOfNoBundle(t *testing.T) {
 // A member that deletes the escrow, or puts back an older one, delays the use of a new key, and
 // the leader sets it right.
 func TestAnEscrowThatWasPutBack(t *testing.T) {
+	t.Parallel()
 	first, second, _ := escrowing(t)
 	rotateSecretKey(t, first)
 	older := custodyOf(t, first).Escrow
@@ -264,6 +269,7 @@ func TestAnEscrowThatWasPutBack(t *testing.T) {
 // A mesh that is raised with a bundle of an earlier version goes on as before: the bundle counts
 // for what is in it, and a further key waits for another one, which then stays good.
 func TestABundleWithoutRecipient(t *testing.T) {
+	t.Parallel()
 	first, _ := pair(t)
 	stepSecrets(t, first, makeSecretKey)
 	makeBundle(t, first)

@@ -65,6 +65,7 @@ func verdictOf(hosts map[string]answering) verdict {
 
 // Two hosts of the mesh, or the only other one, make it certain; nothing else does.
 func TestWhatMakesAnExpulsionCertain(t *testing.T) {
+	t.Parallel()
 	silent := answering{err: errors.New("connection refused")}
 	says := func(name string, expelled bool) answering { return answering{name: name, expelled: expelled} }
 	for name, trial := range map[string]struct {
@@ -100,6 +101,7 @@ func TestWhatMakesAnExpulsionCertain(t *testing.T) {
 
 // Of a large mesh a few hosts are asked.
 func TestFewHostsAreAsked(t *testing.T) {
+	t.Parallel()
 	hosts := map[string]answering{}
 	for _, name := range strings.Split("abcdefghijklmnopqrstuvwxyz", "") {
 		hosts[name] = answering{name: name, expelled: true}
@@ -113,6 +115,7 @@ func TestFewHostsAreAsked(t *testing.T) {
 // A host that reaches the leader asks nobody; one that does not asks at a slow pace until it is
 // certain.
 func TestTheQuestionWaitsForTheLeader(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		var silent, certain atomic.Bool
 		var asked atomic.Int32
@@ -200,6 +203,7 @@ func machineOf(t *testing.T, m *identitytest.Mesh, seeds ...identity.Seed) (Conf
 // The whole way: two hosts that answer over TLS, and a third that was removed, in each of the
 // ways that a membership can end or seem to.
 func TestOnlyAnExpelledHostIsToldSo(t *testing.T) {
+	t.Parallel()
 	m := identitytest.NewMesh(t)
 	first, other := serveStanding(t, m, m.First), serveStanding(t, m, m.Host(t, "host3", 0))
 	stranger := identitytest.NewMesh(t)
@@ -257,6 +261,7 @@ func TestOnlyAnExpelledHostIsToldSo(t *testing.T) {
 // The fact outlives the agent: the next start joins nothing and starts no guest, whoever is
 // there to be asked.
 func TestAnExpelledHostStaysSo(t *testing.T) {
+	t.Parallel()
 	m := identitytest.NewMesh(t)
 	config, member := machineOf(t, m)
 	if err := member.identity.KeepExpulsion(identity.Expulsion{By: []string{"host1"}}); err != nil {
@@ -281,6 +286,7 @@ func TestAnExpelledHostStaysSo(t *testing.T) {
 
 // An expelled host ends its guests until none is left, once, and says what it does.
 func TestAnExpelledHostEndsItsGuests(t *testing.T) {
+	t.Parallel()
 	m := identitytest.NewMesh(t)
 	config, member := machineOf(t, m)
 	if err := member.identity.KeepExpulsion(identity.Expulsion{By: []string{"host1", "host3"}}); err != nil {

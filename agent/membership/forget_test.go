@@ -9,6 +9,7 @@ import (
 
 // TestForgetWithoutTheMesh: the way out for a machine that the mesh has removed.
 func TestForgetWithoutTheMesh(t *testing.T) {
+	t.Parallel()
 	path, config := newMachine(t, "host1")
 	first := found(t, path, config)
 	if err := Forget(config, path); err == nil || !strings.Contains(err.Error(), "stop it first") || strings.Contains(err.Error(), "temporarily") {

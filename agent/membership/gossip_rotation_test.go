@@ -70,6 +70,7 @@ func gossipWith(t *testing.T, m *Member, keys [][]byte) error {
 // Half of the hosts are off while the gossip key is replaced, and one host continues what
 // another has begun. Then the old key opens nothing, and the hosts that come back gossip.
 func TestTheGossipKeyIsReplacedWhileHostsAreOff(t *testing.T) {
+	t.Parallel()
 	first, second := pair(t)
 	path3, config3 := newMachine(t, "host3")
 	path4, config4 := newMachine(t, "host4")
@@ -148,6 +149,7 @@ func helpless(t *testing.T, config Config) (m *Member, stop func()) {
 // A host that waits for help can follow no change of the keys in time, and nobody may come to
 // help for long: it is not waited for. It asks the others for the keys, so they hear it again.
 func TestAHostThatWaitsForHelpHoldsUpNoReplacement(t *testing.T) {
+	t.Parallel()
 	first, second := pair(t)
 	// As hosts do from level.Apart on: it knows the others by their keys.
 	err := identity.NewHosts(first.store).Update(t.Context(), first.identity.Node(), func(r *identity.HostRecord) {
@@ -183,6 +185,7 @@ func TestAHostThatWaitsForHelpHoldsUpNoReplacement(t *testing.T) {
 
 // The keys of a mesh whose hosts may be of an earlier version are left alone.
 func TestKeysAreNotReplacedBelowTheirLevel(t *testing.T) {
+	t.Parallel()
 	err := mustReplaceKeys(level.Apart - 1)
 	if told := fault.Of(err); told.Code != fault.Conflict || told.Remedy == "" {
 		t.Errorf("%+v", told)
@@ -219,6 +222,7 @@ func (s apartFromLeader) Get(ctx context.Context, key string, opts raftstore.Rea
 // A host that was cut off while the key was replaced, and whose copy of the state is still
 // old, takes the keys of a host that it does not hear, keeps them, and does not go back.
 func TestAHostThatWasCutOffAsksForTheKeys(t *testing.T) {
+	t.Parallel()
 	mesh := identitytest.NewMesh(t)
 	k, given := keysOf(t, mesh)
 	before := mesh.First.GossipKeys()
@@ -250,6 +254,7 @@ func TestAHostThatWasCutOffAsksForTheKeys(t *testing.T) {
 // After a recovery a host that waits for the new copy tells the keys of before, which are of a
 // higher generation. Who can ask the mesh does not take them, not even for a moment.
 func TestTheStateOfTheMeshOutweighsWhatAHostTells(t *testing.T) {
+	t.Parallel()
 	mesh := identitytest.NewMesh(t)
 	k, given := keysOf(t, mesh)
 	k.unheard = func() []string { return []string{"host2"} }
@@ -269,6 +274,7 @@ func TestTheStateOfTheMeshOutweighsWhatAHostTells(t *testing.T) {
 
 // A host that has no copy of the state yet, and hears all others, learns of other keys from them.
 func TestAHostWithoutACopyAsksForTheKeys(t *testing.T) {
+	t.Parallel()
 	mesh := identitytest.NewMesh(t)
 	k, given := keysOf(t, mesh)
 	k.store, k.others = identitytest.NewStore(), func() []string { return []string{"host2"} }
@@ -283,6 +289,7 @@ func TestAHostWithoutACopyAsksForTheKeys(t *testing.T) {
 
 // After the restore of a backup the mesh has older keys than its hosts: they go back.
 func TestARestoredMeshHasItsOldKeys(t *testing.T) {
+	t.Parallel()
 	mesh := identitytest.NewMesh(t)
 	k, given := keysOf(t, mesh)
 	before := mesh.First.GossipKeyring()
@@ -297,6 +304,7 @@ func TestARestoredMeshHasItsOldKeys(t *testing.T) {
 
 // Keys that gossip did not take are given to it again, though they are on disk already.
 func TestGossipGetsItsKeysAtLast(t *testing.T) {
+	t.Parallel()
 	mesh := identitytest.NewMesh(t)
 	k, given := keysOf(t, mesh)
 	set := k.set
@@ -323,6 +331,7 @@ func keysOpen(m *Member, keys [][]byte) bool {
 // certificate, its record, and the key that was made while a host that lags could still have
 // told it. With KeepKeys the key stays.
 func TestARemovalReplacesTheKeysThatTheHostKnows(t *testing.T) {
+	t.Parallel()
 	first, second := pair(t)
 	path3, config3 := newMachine(t, "host3")
 	invite(t, second, path3, config3)
@@ -370,6 +379,7 @@ func TestARemovalReplacesTheKeysThatTheHostKnows(t *testing.T) {
 // Two replacements at the same time, such as at the end of two removals: the one that has
 // begun last replaces the key, and the other one ends with it.
 func TestAReplacementEndsWithALaterOne(t *testing.T) {
+	t.Parallel()
 	path, config := newMachine(t, "host1")
 	m := found(t, path, config)
 	raftstoretest.Eventually(t, func() error {

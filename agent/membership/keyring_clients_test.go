@@ -15,6 +15,7 @@ import (
 // A host has certificates of administrators signed only as the list has them: so that they can
 // be seen and revoked, for nobody but administrators, and not for longer than others get them.
 func TestAHostCannotMakeInvisibleAdministrators(t *testing.T) {
+	t.Parallel()
 	_, second, _ := withdrawn(t)
 	key, err := identity.NewKey()
 	if err != nil {

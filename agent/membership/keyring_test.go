@@ -26,6 +26,7 @@ import (
 )
 
 func TestPlanKeyring(t *testing.T) {
+	t.Parallel()
 	now, next := level.Keyring, level.Apart
 	for name, c := range map[string]struct {
 		view keyringView
@@ -112,6 +113,7 @@ func withdrawn(t *testing.T) (first, second *Member, bundle identity.Bundle) {
 // the disk of another host, nor the answer to one that joins. Any host still admits, renews
 // and makes credentials, because a voter signs.
 func TestOnlyVotersHoldTheCAKey(t *testing.T) {
+	t.Parallel()
 	first, second, bundle := withdrawn(t)
 	var backup bytes.Buffer
 	if _, err := first.store.Backup(t.Context(), &backup); err != nil {
@@ -149,6 +151,7 @@ func TestOnlyVotersHoldTheCAKey(t *testing.T) {
 // A mesh whose bundle was made with it has never had the key in its state, its log or a backup,
 // and admits hosts like any other.
 func TestAMeshThatBeginsWithItsBundle(t *testing.T) {
+	t.Parallel()
 	path, config := newMachine(t, "host1")
 	var bundle identity.Bundle
 	if err := Init(config, configFile(path), func(b identity.Bundle) error { bundle = b; return nil }); err != nil {
@@ -182,6 +185,7 @@ func TestAMeshThatBeginsWithItsBundle(t *testing.T) {
 // A host that does not vote gets neither the key nor a bundle, no certificate for a key that
 // no record names, and none of a user that names a host.
 func TestTheKeyIsNotForFollowers(t *testing.T) {
+	t.Parallel()
 	_, second, bundle := withdrawn(t)
 	if key, err := second.voters.FetchCAKey(t.Context(), custodyOf(t, second).CA, []string{"host1"}); !errors.Is(err, fault.Unavailable) || !strings.Contains(err.Error(), "only a voter gets the key") || len(key) > 0 {
 		t.Errorf("host2 asks for the key: %v", err)
@@ -213,6 +217,7 @@ func TestTheKeyIsNotForFollowers(t *testing.T) {
 // A host that writes itself the record of a voter, or deletes that record and has itself
 // admitted under the name, gets no certificate of the voter, and so not the key.
 func TestNobodyIsAdmittedAsAVoter(t *testing.T) {
+	t.Parallel()
 	_, second, _ := withdrawn(t)
 	record, err := identity.NewHosts(second.store).Get(t.Context(), "host1", raftstore.ReadOptions{})
 	if err != nil {
@@ -260,6 +265,7 @@ func TestNobodyIsAdmittedAsAVoter(t *testing.T) {
 
 // A voter that has no key, such as a new one, gets it from one that has.
 func TestANewVoterGetsTheKey(t *testing.T) {
+	t.Parallel()
 	first, second, bundle := withdrawn(t)
 	if err := first.identity.DropCAKey(); err != nil {
 		t.Fatal(err)
@@ -286,6 +292,7 @@ func TestANewVoterGetsTheKey(t *testing.T) {
 // When all voters are lost, a copy of the state and the bundle are enough to go on; without
 // the bundle the recovery is refused, says what helps, and changes nothing.
 func TestRecoverWithAKeyringBundle(t *testing.T) {
+	t.Parallel()
 	first, second, bundle := withdrawn(t)
 	shutdown(first)
 	shutdown(second)
@@ -318,6 +325,7 @@ func TestRecoverWithAKeyringBundle(t *testing.T) {
 
 // A host without the key has the voters sign its next certificate itself.
 func TestVotersRenewWhoAsksThemselves(t *testing.T) {
+	t.Parallel()
 	_, second, _ := withdrawn(t)
 	csr, err := second.identity.NextCSR()
 	if err != nil {
@@ -335,6 +343,7 @@ func TestVotersRenewWhoAsksThemselves(t *testing.T) {
 // A host that got the vote while it was about to delete its key keeps it, and so does one that
 // finds other voters than it has asked.
 func TestTheKeyIsNotDroppedByWhoVotesNow(t *testing.T) {
+	t.Parallel()
 	for name, voters := range map[string][][]string{
 		"itself":  {{"host1"}, {"host1", "host2"}},
 		"another": {{"host1"}, {"host1"}, {"host1", "host3"}},

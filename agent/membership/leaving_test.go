@@ -56,6 +56,7 @@ func hasLeft(t *testing.T, m *Member, host string, id identity.Node) {
 // The only voter of two hosts leaves, with its record and as the only host that holds the key
 // of the CA; the other host votes, holds the key and admits further hosts.
 func TestTheOnlyVoterLeaves(t *testing.T) {
+	t.Parallel()
 	first, second, bundle := withdrawn(t)
 	stepEscrow(t, second, nothingToEscrow)
 	left := make(chan error, 1)
@@ -81,6 +82,7 @@ func TestTheOnlyVoterLeaves(t *testing.T) {
 // A host that has handed over its vote, and whose agent ends before its record does, is a
 // host of the mesh as before; so the command can be given again.
 func TestLeavingGoesOnAfterACrash(t *testing.T) {
+	t.Parallel()
 	first, second := pair(t)
 	if err := first.handOver(t.Context()); err != nil {
 		t.Fatal(err)
@@ -109,6 +111,7 @@ func TestLeavingGoesOnAfterACrash(t *testing.T) {
 
 // Of three hosts the voters leave one after the other, the leader first.
 func TestVotersLeaveOneByOne(t *testing.T) {
+	t.Parallel()
 	first, second := pair(t)
 	path3, config3 := newMachine(t, "host3")
 	invite(t, second, path3, config3)
@@ -130,6 +133,7 @@ func TestVotersLeaveOneByOne(t *testing.T) {
 // The only voter is not removed by force while it works: nobody talks to a host that is barred,
 // so the others could decide nothing any more.
 func TestTheOnlyVoterIsNotBarred(t *testing.T) {
+	t.Parallel()
 	first, second := pair(t)
 	op := &meshv1alpha1.Operation{Spec: meshv1alpha1.OperationSpec{Target: "host1", Force: true}}
 	for _, step := range second.RemovalSteps(op, objects.FromRaft(second.store, nil), nil, nil)[:2] {

@@ -23,6 +23,7 @@ import (
 // leader; of a host that is not heard the record is all that is known. A machine that
 // gossips and has no record does not count.
 func TestLevelHosts(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		m, err := gossiptest.Start(4, nil)
 		if err != nil {
@@ -72,6 +73,7 @@ func TestLevelHosts(t *testing.T) {
 
 // Status says at which level the mesh is, what this host knows, and who raises it.
 func TestStatusTellsTheLevel(t *testing.T) {
+	t.Parallel()
 	path, config := newMachine(t, "host1")
 	m := found(t, path, config)
 	status, err := m.Status(t.Context())

@@ -31,6 +31,7 @@ func (g *groupOf) LeaderSilence() (silence time.Duration, heard bool) {
 // TestTheCAsKeyMakesNoHost: somebody who has the CA's key makes a host with an ID of its own,
 // under a new name and under that of a host. A host that hears its leader gives it nothing.
 func TestTheCAsKeyMakesNoHost(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		m := identitytest.NewMesh(t)
 		g := &groupOf{level: level.Apart - 1, hears: true}
@@ -91,6 +92,7 @@ func renamed(t *testing.T, m *identitytest.Mesh, name string) *identity.Identity
 // told by machines that it does not know, and gives them nothing; and when it has not become a
 // part of the mesh by them, they lose their connections.
 func TestAHostThatWasOffFindsTodaysVoters(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		m := identitytest.NewMesh(t)
 		g := &groupOf{level: level.Apart}
@@ -162,6 +164,7 @@ func (l listing) Judge(node identity.Node, key identity.Pin) (succession.Verdict
 // waits for as long as he likes. A host that does not hear its leader takes only those whom the
 // list of voters names, and gives these nothing either. Below the level it takes him.
 func TestACutOffHostIsNotTakenOver(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		m := identitytest.NewMesh(t)
 		g := &groupOf{level: level.Apart}
@@ -207,6 +210,7 @@ func TestACutOffHostIsNotTakenOver(t *testing.T) {
 // now, and votes. The former one is refused, also in what it signs; once the copy is as new as
 // the list, its records count.
 func TestANewerListOverrulesTheCopy(t *testing.T) {
+	t.Parallel()
 	m := identitytest.NewMesh(t)
 	if err := identity.NewHosts(m.Store).Update(t.Context(), m.First.Node(), func(r *identity.HostRecord) { r.KeyKept = true }); err != nil {
 		t.Fatal(err)
@@ -233,6 +237,7 @@ func TestANewerListOverrulesTheCopy(t *testing.T) {
 // TestANameHasOnePlace: below the level, whoever makes many machines under the names of few has
 // few places among the newcomers.
 func TestANameHasOnePlace(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		m := identitytest.NewMesh(t)
 		var a Admission

@@ -21,6 +21,7 @@ import (
 )
 
 func TestNobodyIsAdmittedBeforeTheReplicaIsOpen(t *testing.T) {
+	t.Parallel()
 	var a Admission
 	peer := port.Peer{Node: identity.NewNode("host2"), Proto: port.ProtoRPC}
 	if err := a.Admit(peer); !errors.Is(err, errNotOpen) {
@@ -35,6 +36,7 @@ func TestNobodyIsAdmittedBeforeTheReplicaIsOpen(t *testing.T) {
 // TestRemovedMachineLearnsWhy: other hosts refuse its connections without a word, so it
 // asks, and its start fails with what to do.
 func TestRemovedMachineLearnsWhy(t *testing.T) {
+	t.Parallel()
 	m := identitytest.NewMesh(t)
 	cfg := enrol.DefaultServerConfig()
 	cfg.Signer, cfg.Host = identity.NewSigner(m.Store, 0), "host1"
@@ -73,6 +75,7 @@ func TestRemovedMachineLearnsWhy(t *testing.T) {
 // the mesh has, whatever the hosts that gossip could do, and the refused host is told what
 // to install.
 func TestHostsThatDoNotKnowTheLevelAreRefused(t *testing.T) {
+	t.Parallel()
 	m := identitytest.NewMesh(t)
 	a := newMember(Config{Name: "host1"}, Options{Version: "v1.7.0", Logger: slog.New(slog.DiscardHandler), Metrics: prometheus.NewRegistry()})
 	a.store, a.signer = raftstoretest.New(t), identity.NewSigner(m.Store, 0)
@@ -137,6 +140,7 @@ func joinHost(t *testing.T, m *identitytest.Mesh, serverCfg enrol.ServerConfig, 
 }
 
 func TestRemovedHost(t *testing.T) {
+	t.Parallel()
 	store := raftstoretest.New(t)
 	h := NewPeers("host1", nil, slog.New(slog.DiscardHandler))
 	h.hosts.Store(identity.NewHosts(store))

@@ -41,6 +41,7 @@ func newRecord(t *testing.T, m *identitytest.Mesh) record {
 }
 
 func TestChangedAddressReachesRecordAndCertificate(t *testing.T) {
+	t.Parallel()
 	m := identitytest.NewMesh(t)
 	r := newRecord(t, m)
 	if err := m.First.Leaf().VerifyHostname("10.0.0.42"); err == nil {
@@ -65,6 +66,7 @@ func TestChangedAddressReachesRecordAndCertificate(t *testing.T) {
 // TestCertificateFollowsAfterAnInterruption: the record was changed and the agent stopped
 // before the certificate was.
 func TestCertificateFollowsAfterAnInterruption(t *testing.T) {
+	t.Parallel()
 	m := identitytest.NewMesh(t)
 	r := newRecord(t, m)
 	renew := r.renew
@@ -82,6 +84,7 @@ func TestCertificateFollowsAfterAnInterruption(t *testing.T) {
 }
 
 func TestRecordWaitsForTheMesh(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		m := identitytest.NewMesh(t)
 		r := newRecord(t, m)
@@ -105,6 +108,7 @@ func TestRecordWaitsForTheMesh(t *testing.T) {
 // TestRecordLearnsOfTheRemoval: the replica of a machine that was removed while it was cut
 // off never has a leader again; the others say why.
 func TestRecordLearnsOfTheRemoval(t *testing.T) {
+	t.Parallel()
 	m := identitytest.NewMesh(t)
 	r := newRecord(t, m)
 	m.Store.BeforeRead = func(raftstore.ReadOptions) error { return raftstore.ErrNoLeader }
@@ -119,6 +123,7 @@ func TestRecordLearnsOfTheRemoval(t *testing.T) {
 
 // TestRemovedMachineChangesNoRecord: its name belongs to another.
 func TestRemovedMachineChangesNoRecord(t *testing.T) {
+	t.Parallel()
 	m := identitytest.NewMesh(t)
 	r := newRecord(t, m)
 	if err := r.hosts.Expel(t.Context(), "host1"); err != nil {
@@ -148,6 +153,7 @@ func TestRemovedMachineChangesNoRecord(t *testing.T) {
 // The record follows the addresses of the host's interfaces, and nothing is written while
 // they stay the same.
 func TestRecordFollowsTheInterfaces(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		m := identitytest.NewMesh(t)
 		r := newRecord(t, m)
@@ -180,6 +186,7 @@ func TestRecordFollowsTheInterfaces(t *testing.T) {
 // At the level from which on all hosts keep their keys, the record says once which key this
 // host has.
 func TestRecordNamesTheKeyFromItsLevelOn(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		m := identitytest.NewMesh(t)
 		r := newRecord(t, m)
@@ -228,6 +235,7 @@ func TestRecordNamesTheKeyFromItsLevelOn(t *testing.T) {
 
 // A host whose identity folder is an older one says what is wrong, and changes nothing.
 func TestRecordOfAnotherKeyStays(t *testing.T) {
+	t.Parallel()
 	m := identitytest.NewMesh(t)
 	r := newRecord(t, m)
 	if err := r.hosts.Update(t.Context(), m.First.Node(), func(rec *identity.HostRecord) { rec.KeyPin, rec.KeyKept = "another", true }); err != nil {

@@ -40,6 +40,7 @@ func writeRecord(t *testing.T, store *identitytest.Store, name, at string) {
 // member, whatever it says, and whoever follows the membership is told when a host comes
 // or goes.
 func TestWhoGossipsIsNotYetAHost(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		m, err := gossiptest.Start(3, nil)
 		if err != nil {
@@ -93,6 +94,7 @@ func TestWhoGossipsIsNotYetAHost(t *testing.T) {
 // TestRecordedHostsAreKnownToTheStore: replicas that gossip has lost can be asked to
 // take a replica back.
 func TestRecordedHostsAreKnownToTheStore(t *testing.T) {
+	t.Parallel()
 	p := NewPeers("host1", nil, slog.New(slog.DiscardHandler))
 	store := identitytest.NewStore()
 	for _, name := range []string{"host1", "host2"} {
@@ -108,6 +110,7 @@ func TestRecordedHostsAreKnownToTheStore(t *testing.T) {
 // TestAddressOfADeadHostIsTakenOver: a broken machine is replaced by one at the same
 // address. Gossip remembers the dead one for a day.
 func TestAddressOfADeadHostIsTakenOver(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		m, err := gossiptest.Start(3, func(i int, c *gossip.Config) {
 			c.Facts.MeshAddr = []string{"10.0.0.1:7443", "10.0.0.2:7443", "10.0.0.3:7443"}[i]
@@ -143,6 +146,7 @@ func TestAddressOfADeadHostIsTakenOver(t *testing.T) {
 // TestRemovedMachineDoesNotGossip: a machine that was removed while it was off, and is
 // switched on, must not appear among the live members at each attempt to start.
 func TestRemovedMachineDoesNotGossip(t *testing.T) {
+	t.Parallel()
 	path1, config1 := newMachine(t, "host1")
 	path2, config2 := newMachine(t, "host2")
 	first := found(t, path1, config1)

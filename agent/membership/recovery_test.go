@@ -68,6 +68,7 @@ func invite(t *testing.T, m *Member, path string, config Config) {
 // TestRecoverRefusesWhileThereIsALeader: a new group would replace that of the leader, and
 // every host of it would stop.
 func TestRecoverRefusesWhileThereIsALeader(t *testing.T) {
+	t.Parallel()
 	first, second := pair(t)
 	shutdown(second)
 	_, err := Recover(t.Context(), second.config, Recovery{})
@@ -103,6 +104,7 @@ func TestRecoverRefusesWhileThereIsALeader(t *testing.T) {
 
 // TestRecoverByForce: the operator may know better than the host that answers.
 func TestRecoverByForce(t *testing.T) {
+	t.Parallel()
 	_, second := pair(t)
 	shutdown(second)
 	if _, err := Recover(t.Context(), second.config, Recovery{Force: true}); err != nil {
@@ -113,6 +115,7 @@ func TestRecoverByForce(t *testing.T) {
 // A machine that was expelled has the last usable copy: the mesh that is recovered from it has
 // the machine as a host, so the next start must not end its guests.
 func TestAnExpelledHostForgetsItWithTheRecovery(t *testing.T) {
+	t.Parallel()
 	_, second := pair(t)
 	shutdown(second)
 	if err := second.identity.KeepExpulsion(identity.Expulsion{By: []string{"host1"}, GuestsEnded: true}); err != nil {
@@ -129,6 +132,7 @@ func TestAnExpelledHostForgetsItWithTheRecovery(t *testing.T) {
 
 // A state that has the machine's removal would make a mesh that refuses its only voter.
 func TestNoMeshIsFoundedOnAMachineThatItRemoved(t *testing.T) {
+	t.Parallel()
 	first, second := pair(t)
 	shutdown(second)
 	before, _ := backUp(t, first, true)
@@ -159,6 +163,7 @@ func TestNoMeshIsFoundedOnAMachineThatItRemoved(t *testing.T) {
 // TestRecoveryPutsHostsIntoQuarantine: the status names the hosts that keep machines from
 // starting, and what to do about them; a host that was removed is named no more.
 func TestRecoveryPutsHostsIntoQuarantine(t *testing.T) {
+	t.Parallel()
 	path, config := newMachine(t, "host1")
 	path2, config2 := newMachine(t, "host2")
 	first := found(t, path, config)
@@ -201,6 +206,7 @@ func TestRecoveryPutsHostsIntoQuarantine(t *testing.T) {
 // TestWaitingHostDecidesNothing: a host that waits for a usable copy gossips, so that its
 // status can be asked for. As a steward it would leave its share of the objects to nobody.
 func TestWaitingHostDecidesNothing(t *testing.T) {
+	t.Parallel()
 	first, second := pair(t)
 	var changes atomic.Int32
 	defer first.peers.Deciders().Subscribe(func() { changes.Add(1) })()

@@ -15,6 +15,7 @@ import (
 // which tokens it may have made, and that it knows the gossip key: nobody else tells. What was
 // done is not told to be done again.
 func TestARemovalTellsItsEnd(t *testing.T) {
+	t.Parallel()
 	path, config := newMachine(t, "host1")
 	m := found(t, path, config)
 	store := clearStore(m)

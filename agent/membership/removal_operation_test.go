@@ -44,6 +44,7 @@ func removalOf(host string) meshv1alpha1.OperationSpec {
 // A second command joins the removal that is under way; after its end, there is
 // a new one.
 func TestOneRemovalAtATime(t *testing.T) {
+	t.Parallel()
 	store := objectstest.New()
 	request := func(host string) objects.Key {
 		t.Helper()
@@ -95,6 +96,7 @@ func (s *together) List(ctx context.Context, req raftstore.ListRequest) (raftsto
 
 // Commands on several hosts at the same time make one operation.
 func TestRemovalsAtTheSameTimeAreOne(t *testing.T) {
+	t.Parallel()
 	const commands = 8
 	store := &together{Store: objectstest.New()}
 	store.first.Store(commands)
@@ -123,6 +125,7 @@ func TestRemovalsAtTheSameTimeAreOne(t *testing.T) {
 
 // What ended a step reaches the command with its code, its object and its remedy.
 func TestTheCommandHearsTheFault(t *testing.T) {
+	t.Parallel()
 	store := objectstest.New()
 	key, err := requestOperation(t.Context(), store, "remove", removalOf("host9"))
 	if err != nil {
@@ -149,6 +152,7 @@ func TestTheCommandHearsTheFault(t *testing.T) {
 }
 
 func TestTheCommandHearsHowItEnds(t *testing.T) {
+	t.Parallel()
 	for phase, want := range map[meshv1alpha1.OperationPhase]string{
 		meshv1alpha1.OperationSucceeded: "",
 		meshv1alpha1.OperationFailed:    "host9 is alive",

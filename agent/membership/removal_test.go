@@ -186,6 +186,7 @@ func (g *grave) expectBuried() {
 }
 
 func TestRemovalOfAHostThatIsGone(t *testing.T) {
+	t.Parallel()
 	g := dig(t)
 	if err := g.remove("host2"); err != nil {
 		t.Fatal(err)
@@ -201,6 +202,7 @@ func TestRemovalOfAHostThatIsGone(t *testing.T) {
 
 // Wherever a removal breaks off, the next one carries it on.
 func TestRemovalCanBeRepeated(t *testing.T) {
+	t.Parallel()
 	g := dig(t)
 	g.groupFails = true
 	if err := g.remove("host2"); !errors.Is(err, errNoLeader) {
@@ -235,6 +237,7 @@ func TestRemovalCanBeRepeated(t *testing.T) {
 // A removal that goes on later finds another machine under the name: what is
 // there now is not the dead one's, and stays.
 func TestRemovalLeavesTheSuccessorAlone(t *testing.T) {
+	t.Parallel()
 	for done := 1; done < 6; done++ {
 		g := dig(t)
 		steps := g.removal("host2").steps()
@@ -261,6 +264,7 @@ func TestRemovalLeavesTheSuccessorAlone(t *testing.T) {
 // Others write the same objects at the same time: the watcher of nodes marks
 // the dead host's, and users edit instances.
 func TestRemovalOutlastsConflicts(t *testing.T) {
+	t.Parallel()
 	g := dig(t)
 	touch := func(o objects.Object) {
 		next := o.DeepCopyObject().(objects.Object)
@@ -292,6 +296,7 @@ func (duties) Bury(context.Context, string) error { return nil }
 // A steward may claim this host in the moment it is asked to leave. It must
 // not leave then: the instance would be nobody's.
 func TestAHostLeavesOnlyWithoutInstances(t *testing.T) {
+	t.Parallel()
 	g := dig(t)
 	log := slog.New(slog.DiscardHandler)
 	cfg := objects.DefaultCacheConfig()

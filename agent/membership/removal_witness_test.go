@@ -19,6 +19,7 @@ import (
 // TestOnlyTheDeadAreRemoved: the guests of a removed host are started elsewhere. Both
 // witnesses must say that it is dead, or the user must insist.
 func TestOnlyTheDeadAreRemoved(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		mesh, err := gossiptest.Start(2, nil)
 		if err != nil {
@@ -86,6 +87,7 @@ func TestOnlyTheDeadAreRemoved(t *testing.T) {
 // it has barred the machine and before that is written down, and another machine joins
 // under the name before the next host repeats the step.
 func TestRemovalBarsTheMachineThatWasMeant(t *testing.T) {
+	t.Parallel()
 	store := identitytest.NewStore()
 	hosts := identity.NewHosts(store)
 	writeRecord(t, store, "host2", "10.0.0.2:7443")
@@ -116,6 +118,7 @@ func TestRemovalBarsTheMachineThatWasMeant(t *testing.T) {
 // After its removal a host may still have keys that the removal does not replace by itself: as
 // long as they are in the state, and also later, since it may have voted before.
 func TestARemovedHostMayKeepKeys(t *testing.T) {
+	t.Parallel()
 	keeps := func(m *Member, host string) bool {
 		t.Helper()
 		keeps, err := administration{Member: m}.keepsKeys(t.Context(), host)

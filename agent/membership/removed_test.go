@@ -12,6 +12,7 @@ import (
 
 // Who removed a host is told which Secrets it could read, and whether its key is worthless.
 func TestWhatARemovalLeavesToDo(t *testing.T) {
+	t.Parallel()
 	path, config := newMachine(t, "host1")
 	m := found(t, path, config)
 	store := objects.FromRaft(m.store, nil)

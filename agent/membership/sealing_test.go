@@ -31,6 +31,7 @@ func sealedFiles(t *testing.T, config Config) map[string]bool {
 // The first host of a mesh seals its keyring from the start, a host that joins before it holds
 // anything, and says with what.
 func TestHostsSealTheirKeyring(t *testing.T) {
+	t.Parallel()
 	first, second := pair(t)
 	if files := sealedFiles(t, first.config); len(files) != 2 || !files["ca.key"] || !files["secret.keys"] {
 		t.Errorf("host1 has sealed %v", files)
@@ -54,6 +55,7 @@ func TestHostsSealTheirKeyring(t *testing.T) {
 
 // A host that cannot open its keyring any more starts and says so, until it has the keys again.
 func TestAHostWithAShutKeyring(t *testing.T) {
+	t.Parallel()
 	first, second, _ := withdrawn(t)
 	if err := second.identity.SealKeyring(); err != nil {
 		t.Fatal(err)
@@ -92,6 +94,7 @@ func TestAHostWithAShutKeyring(t *testing.T) {
 }
 
 func TestTheConfigurationSaysWhatSeals(t *testing.T) {
+	t.Parallel()
 	_, config := newMachine(t, "host1")
 	for choice, ok := range map[hostseal.Choice]bool{"": true, "auto": true, "tpm": true, "file": true, "TPM": false, "none": false} {
 		config.Keyring.Seal = choice
@@ -105,6 +108,7 @@ func TestTheConfigurationSaysWhatSeals(t *testing.T) {
 // As long as an earlier version can be installed again, which could not read them, the files
 // stay in clear.
 func TestTheKeyringIsSealedFromItsLevelOn(t *testing.T) {
+	t.Parallel()
 	id := identitytest.NewMesh(t).First
 	for _, c := range []struct {
 		level uint32

@@ -50,6 +50,7 @@ func backupOf(t *testing.T, m *Member) []byte {
 // holds no key because a voter opens it. What was stored before is encrypted, too: of all that
 // is on a disk, only the log of before shows it, for as long as its end is kept.
 func TestSecretsAreEncrypted(t *testing.T) {
+	t.Parallel()
 	first, second := pair(t)
 	const before, after = "correct horse battery staple", "Tr0ub4dor and 3 more of them"
 	putSecret(t, second, "before", before)

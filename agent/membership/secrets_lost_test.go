@@ -23,6 +23,7 @@ import (
 // A voter that has not fetched all keys makes no bundle: it would replace the note of a complete
 // one. While a bundle has the new key and a voter does not, the status says so.
 func TestAVoterWithoutAKey(t *testing.T) {
+	t.Parallel()
 	first, _, _ := sealing(t)
 	if err := first.RotateSecretKey(t.Context()); err != nil {
 		t.Fatal(err)
@@ -49,6 +50,7 @@ func TestAVoterWithoutAKey(t *testing.T) {
 // An older key that no host holds any more is forgotten once nothing is encrypted with it: the
 // mesh would encrypt nothing else, and use no other key, for as long as it is listed.
 func TestALostOldKeyIsForgotten(t *testing.T) {
+	t.Parallel()
 	first, second, _ := sealing(t)
 	putSecret(t, first, "a", "the password of a")
 	stepSecrets(t, first, sealObjects)
@@ -96,6 +98,7 @@ func TestALostOldKeyIsForgotten(t *testing.T) {
 // A key that nothing is encrypted with yet, and that is gone with the host that made it, is
 // replaced by another one.
 func TestALostNewKeyIsReplaced(t *testing.T) {
+	t.Parallel()
 	first, _ := pair(t)
 	stepSecrets(t, first, makeSecretKey)
 	lost := first.identity.SecretKeyIDs()
@@ -133,6 +136,7 @@ func (b behind) Get(ctx context.Context, key string, opts raftstore.ReadOptions)
 // A host whose copy of the state is behind does not delete the key that it does not find there:
 // it may be the newest one, which nobody else has yet.
 func TestAKeyIsNotDroppedByAnOldCopy(t *testing.T) {
+	t.Parallel()
 	first, second, _ := sealing(t)
 	old, _, err := identity.ReadSecretKeys(t.Context(), first.store, localRead)
 	if err != nil {
@@ -171,6 +175,7 @@ func TestAKeyIsNotDroppedByAnOldCopy(t *testing.T) {
 // A key that is lost, and that nothing is encrypted with yet, does not keep Secrets from being
 // encrypted with the one that is in use, whether all voters answer or not.
 func TestALostNewKeyDoesNotHinderTheEncryption(t *testing.T) {
+	t.Parallel()
 	first, _, _ := sealing(t)
 	putSecret(t, first, "a", "the password of a")
 	if err := first.RotateSecretKey(t.Context()); err != nil {
@@ -188,6 +193,7 @@ func TestALostNewKeyDoesNotHinderTheEncryption(t *testing.T) {
 // Of several keys that a host has and the mesh does not know yet, as after the restore of a
 // state from before them, the newest one is used: the others were replaced.
 func TestTheNewestKeyIsUsedAgain(t *testing.T) {
+	t.Parallel()
 	first, _ := pair(t)
 	var newest string
 	for range 2 {
@@ -209,6 +215,7 @@ func TestTheNewestKeyIsUsedAgain(t *testing.T) {
 // A recovery needs each key that something is encrypted with, not only the active one, and no
 // other one.
 func TestRecoverSecretsOfOlderKeys(t *testing.T) {
+	t.Parallel()
 	first, second, old := sealing(t)
 	putSecret(t, first, "a", "the password of a")
 	stepSecrets(t, first, sealObjects)

@@ -29,6 +29,7 @@ func spoilSecretKeys(t *testing.T, m *Member, change func(keys *identity.SecretK
 // When the record names a key that it does not hold, nothing is stored in clear, neither a new
 // Secret nor an old one, and the leader lets the newest key that it holds encrypt again.
 func TestASpoiltRecordDoesNotEndTheEncryption(t *testing.T) {
+	t.Parallel()
 	first, _, _ := sealing(t)
 	putSecret(t, first, "a", "the password of a")
 	stepSecrets(t, first, sealObjects)
@@ -55,6 +56,7 @@ func TestASpoiltRecordDoesNotEndTheEncryption(t *testing.T) {
 // The leader does not take a private key from a host that never voted, and so does not encrypt
 // everything with a key that such a host has written into the record.
 func TestAForeignKeyIsNotUsed(t *testing.T) {
+	t.Parallel()
 	first, second, _ := sealing(t)
 	putSecret(t, first, "a", "the password of a")
 	stepSecrets(t, first, sealObjects)

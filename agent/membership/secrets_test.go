@@ -21,6 +21,7 @@ import (
 )
 
 func TestPlanSecrets(t *testing.T) {
+	t.Parallel()
 	now := level.Apart
 	for name, c := range map[string]struct {
 		view secretsView
@@ -137,6 +138,7 @@ func mustReadSecret(t *testing.T, m *Member, name, want string) {
 
 // Nobody but a voter gets the private keys.
 func TestTheSecretKeysAreForVoters(t *testing.T) {
+	t.Parallel()
 	_, second, _ := sealing(t)
 	if keys, err := second.voters.FetchSecretKeys(t.Context(), "host1"); !errors.Is(err, fault.Forbidden) || len(keys) > 0 {
 		t.Errorf("host2 asks for the keys: %d, %v", len(keys), err)
@@ -145,6 +147,7 @@ func TestTheSecretKeysAreForVoters(t *testing.T) {
 
 // What was sealed for one Secret cannot be read as another one, by any host.
 func TestASealedValueIsOfOneObject(t *testing.T) {
+	t.Parallel()
 	first, second, _ := sealing(t)
 	putSecret(t, first, "one", "the password of one")
 	putSecret(t, first, "two", "the password of two")
@@ -168,6 +171,7 @@ func TestASealedValueIsOfOneObject(t *testing.T) {
 // While no voter answers, a host that holds no key says so, and what helps: it shows neither
 // what is encrypted nor a Secret without its data.
 func TestNoVoterOpensASecret(t *testing.T) {
+	t.Parallel()
 	first, second, _ := sealing(t)
 	putSecret(t, first, "a", "the password of a")
 	sameCopy(t, first, second)
@@ -193,6 +197,7 @@ func TestNoVoterOpensASecret(t *testing.T) {
 // A rotation waits for a bundle with the new key. Then everything is encrypted with it, also
 // what a host writes that does not know of the new key yet.
 func TestRotateTheSecretKey(t *testing.T) {
+	t.Parallel()
 	first, second, old := sealing(t)
 	putSecret(t, first, "a", "the password of a")
 	stepSecrets(t, first, sealObjects)
@@ -239,6 +244,7 @@ func TestRotateTheSecretKey(t *testing.T) {
 
 // A transaction that was encrypted with the key of before is encrypted again.
 func TestAWriteWithAnOlderKeyIsRepeated(t *testing.T) {
+	t.Parallel()
 	first, _, _ := sealing(t)
 	stale, err := first.secretsRecipient(t.Context())
 	if err != nil {
@@ -271,6 +277,7 @@ func TestAWriteWithAnOlderKeyIsRepeated(t *testing.T) {
 // When all voters are lost, a follower's copy and the bundle open the Secrets; without the
 // bundle the recovery is refused and says what helps.
 func TestRecoverSecretsWithABundle(t *testing.T) {
+	t.Parallel()
 	first, second, bundle := sealing(t)
 	putSecret(t, first, "a", "the password of a")
 	sameCopy(t, first, second)

@@ -17,6 +17,7 @@ import (
 // TestBlockedGossipIsNamed: hosts that gossip has lost, while their agents run, look dead
 // in every list. The operator must read that a port is blocked and not that a host died.
 func TestBlockedGossipIsNamed(t *testing.T) {
+	t.Parallel()
 	status := &admin.Status{Host: "host1", Members: []admin.Member{
 		{Name: "host1", State: "alive"}, {Name: "host2", State: "dead"}, {Name: "host3", State: "dead"},
 		{Name: "host4", State: stateUnknown}, {Name: "host5", State: "alive"}, {Name: "host6", State: stateUnknown},
@@ -42,6 +43,7 @@ func TestBlockedGossipIsNamed(t *testing.T) {
 
 // TestRoles: an operator sees who votes, who follows, and whom.
 func TestRoles(t *testing.T) {
+	t.Parallel()
 	members := map[string]*admin.Member{}
 	for _, name := range []string{"host1", "host2", "host3", "host4", "host5"} {
 		members[name] = &admin.Member{Name: name, Role: roleNone, Lag: -1}
@@ -62,6 +64,7 @@ func TestRoles(t *testing.T) {
 
 // A host that went back to a version below the mesh's level is named, with what to do.
 func TestHostsBelowTheLevelAreNamed(t *testing.T) {
+	t.Parallel()
 	status := &admin.Status{Level: &admin.Level{Mesh: 3}, Members: []admin.Member{
 		{Name: "host1", Version: "2.0", FeatureLevel: 3}, {Name: "host2", Version: "1.0", FeatureLevel: 2}, {Name: "host3"},
 	}}
@@ -74,6 +77,7 @@ func TestHostsBelowTheLevelAreNamed(t *testing.T) {
 // Each warning names the host, says what is the matter with it and what to do. That a host was
 // not heard since the agent started does not mean that it never ran.
 func TestStatusSaysWhatToDo(t *testing.T) {
+	t.Parallel()
 	status := &admin.Status{Host: "host1", Members: []admin.Member{
 		{Name: "host1", State: "alive"}, {Name: "host2", State: "dead"}, {Name: "host3", State: "suspect"}, {Name: "host4", State: stateUnknown, Role: roleNone},
 		{Name: "host5", State: stateRemoved}, {Name: "host6", State: "left"},
@@ -99,6 +103,7 @@ func TestStatusSaysWhatToDo(t *testing.T) {
 // What keeps a replica from working is told on every host, not only on its own: the mesh may
 // be one failure from losing its majority.
 func TestStatusTellsOfStuckReplicas(t *testing.T) {
+	t.Parallel()
 	status := &admin.Status{Host: "host1", Leader: "host1"}
 	replica := raftstore.Status{Peers: []raftstore.PeerStatus{
 		{ID: "host1", Alive: true, Failure: "told as its own"},
@@ -115,6 +120,7 @@ func TestStatusTellsOfStuckReplicas(t *testing.T) {
 // A host that lacks a pool is named with what it says of it; hosts that lack the same one
 // are named together, and dead ones are not.
 func TestHostsWithoutAPoolAreNamed(t *testing.T) {
+	t.Parallel()
 	node := func(name string, ready, pools corev1.ConditionStatus, message string) *corev1.Node {
 		n := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name}}
 		objects.SetNodeCondition(n, corev1.NodeCondition{Type: corev1.NodeReady, Status: ready}, time.Now())
@@ -144,6 +150,7 @@ func TestHostsWithoutAPoolAreNamed(t *testing.T) {
 // A leader that hangs, as a stopped process does, is still the leader until the others elect
 // another. An operator who looks in that moment sees what the host that he asked knows.
 func TestStatusOutlastsALeaderThatHangs(t *testing.T) {
+	t.Parallel()
 	first, second := pair(t)
 	first.peers.records.mu.Lock() // it needs them to say how far the others are
 	defer first.peers.records.mu.Unlock()

@@ -42,6 +42,7 @@ func writeUnjudgeable(t *testing.T, config Config) {
 // An agent whose replica fails at every start does not end, to be started again for ever:
 // it says why it does nothing, until somebody helps.
 func TestAnUnusableCopyKeepsTheAgentWaiting(t *testing.T) {
+	t.Parallel()
 	path, config := newMachine(t, "host1")
 	shutdown(found(t, path, config))
 	writeUnjudgeable(t, config)
@@ -91,6 +92,7 @@ func TestAnUnusableCopyKeepsTheAgentWaiting(t *testing.T) {
 
 // An agent that waits for help can be stopped.
 func TestWaitingForHelpEndsWithTheAgent(t *testing.T) {
+	t.Parallel()
 	path, config := newMachine(t, "host1")
 	shutdown(found(t, path, config))
 	writeUnjudgeable(t, config)
@@ -134,6 +136,7 @@ func raiseBeyond(t *testing.T, config Config) {
 // An earlier version than the mesh's level allows touches nothing: it says which version to
 // install, and is not started again for ever. The later version goes on with the same copy.
 func TestAVersionBelowTheLevelWaits(t *testing.T) {
+	t.Parallel()
 	path, config := newMachine(t, "host1")
 	shutdown(found(t, path, config))
 	raiseBeyond(t, config)

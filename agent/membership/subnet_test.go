@@ -18,6 +18,7 @@ import (
 )
 
 func TestSubnet(t *testing.T) {
+	t.Parallel()
 	for _, test := range []struct {
 		all  string
 		n    int
@@ -69,6 +70,7 @@ func claimed(t *testing.T, store *raftstore.Store, host string) string {
 }
 
 func TestSubnetsAreNeverShared(t *testing.T) {
+	t.Parallel()
 	store := raftstoretest.New(t)
 	const hosts = 20
 	prefixes := make([]netip.Prefix, hosts)
@@ -93,6 +95,7 @@ func TestSubnetsAreNeverShared(t *testing.T) {
 }
 
 func TestSubnetSurvivesRestart(t *testing.T) {
+	t.Parallel()
 	store := raftstoretest.New(t)
 	first, second := claimed(t, store, "host1"), claimed(t, store, "host2")
 	if first != "10.64.0.0/24" || second != "10.64.1.0/24" {
@@ -108,6 +111,7 @@ func TestSubnetSurvivesRestart(t *testing.T) {
 }
 
 func TestReleasedSubnetIsFree(t *testing.T) {
+	t.Parallel()
 	store := raftstoretest.New(t)
 	first := claimed(t, store, "host1")
 	second := claimed(t, store, "host2")
@@ -126,6 +130,7 @@ func TestReleasedSubnetIsFree(t *testing.T) {
 }
 
 func TestSubnetsRunOut(t *testing.T) {
+	t.Parallel()
 	store := raftstoretest.New(t)
 	for i := range 4 {
 		if _, err := claimSubnet(t, store, fmt.Sprintf("host%d", i), "10.0.0.0/22"); err != nil {
@@ -141,6 +146,7 @@ func TestSubnetsRunOut(t *testing.T) {
 }
 
 func TestRangeOfTheMesh(t *testing.T) {
+	t.Parallel()
 	store := raftstoretest.New(t)
 	if got := claimed(t, store, "host1"); got != "10.64.0.0/24" {
 		t.Fatalf("host1 has %s", got)
@@ -178,6 +184,7 @@ func meshFromBefore(t *testing.T, subnets ...string) *raftstore.Store {
 }
 
 func TestRangeOfAMeshFromBefore(t *testing.T) {
+	t.Parallel()
 	store := meshFromBefore(t, "10.96.0.0/24", "10.96.1.0/24")
 	if got, err := claimSubnet(t, store, "host1", "10.96.0.0/14"); err != nil || got.String() != "10.96.0.0/24" {
 		t.Errorf("host1 has %s, %v; want the subnet that it had", got, err)
@@ -192,6 +199,7 @@ func TestRangeOfAMeshFromBefore(t *testing.T) {
 // In a mesh from before there was a record of the range, no host sets one that is not that of
 // all others, and no host is kept from starting by it.
 func TestRangesThatDifferAreNotRecorded(t *testing.T) {
+	t.Parallel()
 	for name, test := range map[string]struct {
 		before []string
 		// first and own are the host that starts first, and its range.
@@ -218,6 +226,7 @@ func TestRangesThatDifferAreNotRecorded(t *testing.T) {
 }
 
 func TestRangeIsCheckedBeforeItIsClaimed(t *testing.T) {
+	t.Parallel()
 	store := raftstoretest.New(t)
 	taken := errors.New("this host has it on eth0")
 	before := store.Revision()
@@ -236,6 +245,7 @@ func TestRangeIsCheckedBeforeItIsClaimed(t *testing.T) {
 }
 
 func TestOtherRangesDoNotJoin(t *testing.T) {
+	t.Parallel()
 	for _, test := range []struct {
 		mesh, own string
 		joins     bool

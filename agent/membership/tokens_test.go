@@ -17,6 +17,7 @@ func tokenBy(id string, off time.Duration) identity.TokenRecord {
 }
 
 func TestAgesOfTokensAreMeasured(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		ages := &tokenAges{}
 		there := tokenBy("there", -20*time.Minute)
@@ -45,6 +46,7 @@ func TestAgesOfTokensAreMeasured(t *testing.T) {
 
 // An agent that runs sees a token when it is made.
 func TestAgentsWatchTheTokens(t *testing.T) {
+	t.Parallel()
 	path, config := newMachine(t, "host1")
 	m := found(t, path, config)
 	ctx, cancel := context.WithCancel(t.Context())

@@ -68,6 +68,7 @@ func laggingVault(t *testing.T, m *Member, stale sealed.Recipient) *sealed.Vault
 // The MeshConfig says whether config maps are encrypted: those that are there already, those
 // that any host writes from then on, and back again.
 func TestNamedKindsAreEncrypted(t *testing.T) {
+	t.Parallel()
 	first, second, _ := sealing(t)
 	hosts := []*Member{first, second}
 	settle := func() {

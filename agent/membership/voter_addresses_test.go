@@ -12,6 +12,7 @@ import (
 // A host that was off while all hosts that it knows were replaced asks the voters of a newer list
 // for its next certificate: it knows them from nowhere else.
 func TestVotersOfANewerListAreAsked(t *testing.T) {
+	t.Parallel()
 	p := NewPeers("host4", identitytest.NewMesh(t).First, slog.New(slog.DiscardHandler))
 	p.OpenVoters(func() []manifest.Voter {
 		return []manifest.Voter{{Name: "host4", ID: "id4", Address: "host4:7443"}, {Name: "host9", ID: "id9", Address: "host9:7443"}}

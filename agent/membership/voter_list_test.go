@@ -43,6 +43,7 @@ func mustList(t *testing.T, m, like *Member) {
 // one because the voters that it knows have signed for it, over the hosts' own protocols; and its
 // mesh signs for its key.
 func TestAHostLearnsTheCAFromTheList(t *testing.T) {
+	t.Parallel()
 	first, second := replaceable(t)
 	mustList(t, first, first)
 	mustList(t, second, first)

@@ -146,6 +146,7 @@ func ask(client *http.Client, url string) (status int, body string, err error) {
 // TestFounderWithoutCopyWaits: the first host of a mesh that lost its copy must not
 // found a second mesh, in which none of its guests is wanted.
 func TestFounderWithoutCopyWaits(t *testing.T) {
+	t.Parallel()
 	path, config := newMachine(t, "host1")
 	loseCopy(t, found(t, path, config))
 
@@ -197,6 +198,7 @@ func TestFounderWithoutCopyWaits(t *testing.T) {
 
 // TestFounderFetchesCopy: it finds the others by what it remembered of them.
 func TestFounderFetchesCopy(t *testing.T) {
+	t.Parallel()
 	path1, config1 := newMachine(t, "host1")
 	path2, config2 := newMachine(t, "host2")
 	first := found(t, path1, config1)
@@ -227,6 +229,7 @@ func TestFounderFetchesCopy(t *testing.T) {
 // A host that joined after the backup was made that its mesh was restored from has no record
 // there, and gets no copy. It says so, and what helps, while it waits.
 func TestAHostThatTheRestoredMeshDoesNotKnowIsTold(t *testing.T) {
+	t.Parallel()
 	path, config := newMachine(t, "host1")
 	path2, config2 := newMachine(t, "host2")
 	first := found(t, path, config)
@@ -260,6 +263,7 @@ func TestAHostThatTheRestoredMeshDoesNotKnowIsTold(t *testing.T) {
 
 // TestFounderCrashesBeforeSeed: the marker outlives every step before the last.
 func TestFounderCrashesBeforeSeed(t *testing.T) {
+	t.Parallel()
 	path, config := newMachine(t, "host1")
 	if err := Init(config, configFile(path), nil); err != nil {
 		t.Fatal(err)
@@ -276,6 +280,7 @@ func TestFounderCrashesBeforeSeed(t *testing.T) {
 }
 
 func TestResyncKeepsTheOnlyCopy(t *testing.T) {
+	t.Parallel()
 	path, config := newMachine(t, "host1")
 	shutdown(found(t, path, config))
 	if err := Resync(config); err == nil || !strings.Contains(err.Error(), "knows no other host") {
@@ -289,6 +294,7 @@ func TestResyncKeepsTheOnlyCopy(t *testing.T) {
 // TestRemedyIsNamed: who meets such an error in a log or in a status must not have to look it
 // up, nor be told two things to do.
 func TestRemedyIsNamed(t *testing.T) {
+	t.Parallel()
 	path, config := newMachine(t, "host1")
 	shutdown(found(t, path, config))
 	entries, err := filepath.Glob(filepath.Join(config.raftDir(), "wal", "*.wal"))

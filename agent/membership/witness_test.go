@@ -10,6 +10,7 @@ import (
 
 // TestWitness: what the leader's answers say about hosts that gossip does not list.
 func TestWitness(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		recorded := []string{"b", "c", "d", "e", "f"}
 		silences := map[string]time.Duration{"a": 0, "b": time.Second, "c": time.Minute}
