@@ -42,7 +42,7 @@ func (m *Member) openKeyring(context.Context) error {
 	handler := keyring.NewHandler(keyring.ServerConfig{
 		Self: m.config.Name, Signer: own, CAKeyOf: m.identity.CAKeyOf, HeldCA: m.identity.HeldCA, HeldCAs: m.identity.HeldCAs, GossipKeys: m.identity.GossipKeyring,
 		SecretKeys: m.identity.SecretKeys, ListedSecretKeys: m.listedSecretKeys, KnownBundle: m.identity.KnownBundle, Recoverable: m.recoverable, BackupFor: m.backupByKeyring, Recorded: m.peers.recorded,
-		Voters: m.store.Voters, Logger: log,
+		SignToken: m.signTokenHere, Voters: m.store.Voters, Logger: log,
 	})
 	rpc := port.ServeRPC(listener, port.MeetCallers(m.Speaker, log, handler), log)
 	m.onClose(func(ctx context.Context) { rpc.Shutdown(ctx) })
@@ -112,6 +112,7 @@ func (m *Member) startKeyring(context.Context) error {
 	var keeping sync.WaitGroup
 	keeping.Go(func() { repeatStep(ctx, m.log.With("part", "keyring"), m.keyringKeeper().step) })
 	keeping.Go(func() { repeatStep(ctx, m.log.With("part", "keyring"), m.secretsKeeper().step) })
+	keeping.Go(func() { repeatStep(ctx, m.log.With("part", "keyring"), m.tokenKeysKeeper().step) })
 	keeping.Go(func() { repeatStep(ctx, m.log.With("part", "keyring"), m.demotedKeeper().step) })
 	keeping.Go(func() { repeatStep(ctx, m.log.With("part", "keyring"), m.escrowKeeper().step) })
 	m.onClose(func(context.Context) {

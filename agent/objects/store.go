@@ -6,6 +6,7 @@ import (
 	"fmt"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"virtmesh/raftstore"
 )
@@ -49,6 +50,23 @@ func Get[T Object](ctx context.Context, s Store, key Key, opts raftstore.ReadOpt
 		return zero, fmt.Errorf("get %s %s: %w", kind.GVK.Kind, key, err)
 	}
 	return Decode[T](rec)
+}
+
+// GetMeta returns the metadata of one object of the kind of T, also of one that is encrypted and
+// that the store does not open. If it does not exist, the error is a NotFound of apimachinery.
+func GetMeta[T Object](ctx context.Context, s Store, key Key, opts raftstore.ReadOptions) (metav1.ObjectMeta, error) {
+	kind := KindFor[T]()
+	rec, _, err := s.Get(ctx, kind.StoreKey(key), opts)
+	if errors.Is(err, raftstore.ErrNotFound) {
+		return metav1.ObjectMeta{}, apierrors.NewNotFound(kind.GroupResource(), key.Name)
+	}
+	if err != nil {
+		return metav1.ObjectMeta{}, fmt.Errorf("get %s %s: %w", kind.GVK.Kind, key, err)
+	}
+	var shape struct {
+		Metadata metav1.ObjectMeta `json:"metadata"`
+	}
+	return shape.Metadata, DecodeShape(rec, &shape)
 }
 
 // List returns all objects of a kind in namespace (all namespaces if empty), ordered by

@@ -23,6 +23,7 @@ var floors = [][]string{
 	{"agent/vmi"},      // pure: a machine as it is read from its object
 	{"agent/kinds"},    // the catalogue of kinds
 	{"agent/sealed"},   // what is encrypted in stored objects
+	{"agent/bearer"},   // pure: the tokens of service accounts, and what signs them
 	{"agent/hostseal"}, // the key that seals files of a host
 	{"agent/objects"},
 	{"agent/claims", "agent/identity"},

@@ -12,6 +12,7 @@ import (
 	"slices"
 	"time"
 
+	"virtmesh/agent/bearer"
 	"virtmesh/agent/fault"
 	"virtmesh/agent/identity"
 	"virtmesh/agent/port"
@@ -80,6 +81,11 @@ func (c *Client) SignRenewal(ctx context.Context, proof identity.RenewalProof) (
 // SignClient implements identity.Authority.
 func (c *Client) SignClient(ctx context.Context, request identity.ClientSigning) (identity.Issued, error) {
 	return askVoters[identity.Issued](ctx, c, http.MethodPost, pathClient, request)
+}
+
+// SignToken returns the token of a service account that a voter has signed.
+func (c *Client) SignToken(ctx context.Context, request bearer.Request) (bearer.Signed, error) {
+	return askVoters[bearer.Signed](ctx, c, http.MethodPost, pathToken, request)
 }
 
 // FetchCAKey returns the private key, PEM, of the CA with a pin from the first of the hosts that

@@ -17,6 +17,10 @@
 // the data keys of what is encrypted, since any host serves the API and runs guests; a voter
 // cannot tell for whom a host asks, and logs what it has opened for whom.
 //
+// Any host may ask a voter for the token of a service account, for the same reason. The voter signs
+// for an account that exists, and logs for whom; a host that is taken over can have tokens of all
+// accounts, as it can read and write all objects.
+//
 // The package decides nothing about when a key moves: agent/membership does.
 package keyring
 
@@ -30,6 +34,7 @@ import (
 	"net/http"
 	"slices"
 
+	"virtmesh/agent/bearer"
 	"virtmesh/agent/fault"
 	"virtmesh/agent/identity"
 	"virtmesh/agent/port"
@@ -46,6 +51,7 @@ const (
 	pathSecrets   = "/keyring/secret-keys"
 	pathOpen      = "/keyring/open"
 	pathBackupFor = "/keyring/backup-for"
+	pathToken     = "/keyring/account-token"
 
 	// pinParameter names the CA whose key is asked for, by its pin.
 	pinParameter = "pin"
@@ -112,12 +118,15 @@ type ServerConfig struct {
 	Recoverable func(ctx context.Context) ([]identity.Pin, error)
 	// BackupFor returns for whom backups are encrypted, by this host's keyring.
 	BackupFor func(ctx context.Context) (identity.BackupFor, error)
+	// SignToken signs the token of a service account with the key of this host, and passes
+	// nothing on.
+	SignToken func(context.Context, bearer.Request) (bearer.Signed, error)
 	// Recorded reports whether the mesh has a record of a host.
 	Recorded func(host string) bool
 	// Voters returns the names of the hosts that vote.
 	Voters func() []string
 	// Logger receives a line for every key that leaves this host, and for every certificate of
-	// an administrator that it signs for another host.
+	// an administrator and every token of a service account that it signs for another host.
 	Logger *slog.Logger
 }
 
@@ -140,6 +149,7 @@ func NewHandler(cfg ServerConfig) http.Handler {
 	mux.HandleFunc("POST "+pathAdmission, signing(cfg.Signer.SignAdmission))
 	mux.HandleFunc("POST "+pathRenewal, signing(cfg.Signer.SignRenewal))
 	mux.HandleFunc("POST "+pathClient, signing(s.signClient))
+	mux.HandleFunc("POST "+pathToken, signing(s.signToken))
 	return mux
 }
 
@@ -227,8 +237,20 @@ func (s server) signClient(ctx context.Context, request identity.ClientSigning) 
 	return issued, nil
 }
 
+// signToken signs the token of a service account for a host that passes a request on, and logs
+// for which account: the account can be deleted later.
+func (s server) signToken(ctx context.Context, request bearer.Request) (bearer.Signed, error) {
+	signed, err := s.cfg.SignToken(ctx, request)
+	if err != nil {
+		return signed, err
+	}
+	s.cfg.Logger.Info("a token of a service account was signed for another host", "host", port.PeerOfContext(ctx),
+		"user", request.Account.User(), "uid", request.Account.ServiceAccount.UID, "expires", signed.Expires)
+	return signed, nil
+}
+
 // signing serves a request to sign.
-func signing[R any](sign func(context.Context, R) (identity.Issued, error)) http.HandlerFunc {
+func signing[R, A any](sign func(context.Context, R) (A, error)) http.HandlerFunc {
 	return answerJSON(func(r *http.Request) (any, error) {
 		var request R
 		if err := json.NewDecoder(io.LimitReader(r.Body, maxBody)).Decode(&request); err != nil {
