@@ -14,7 +14,6 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
-	"golang.org/x/time/rate"
 
 	"virtmesh/agent/fault"
 	"virtmesh/agent/identity"
@@ -64,42 +63,6 @@ type httpListener struct {
 // Add serves handler on listener once Run runs. Close closes the listener.
 func (s *HTTPServers) Add(listener net.Listener, handler http.Handler) {
 	s.listeners = append(s.listeners, httpListener{server: newHTTPServer(guardRequests(listener, handler)), listener: listener})
-}
-
-// AddStrangers is Add for clients that show no certificate: they get few requests at a
-// time, and few in a second. On another listener than one of the mesh port, their
-// connections are bounded too.
-func (s *HTTPServers) AddStrangers(l net.Listener, handler http.Handler) {
-	if _, ours := l.(*listener); !ours {
-		l = newBoundedListener(l, openConnections())
-	}
-	server := newHTTPServer(guardRequests(l, paceRequests(handler)))
-	server.ReadTimeout, server.WriteTimeout = strangerTimeout, strangerTimeout
-	server.MaxHeaderBytes = strangerHeader
-	server.HTTP2 = &http.HTTP2Config{
-		MaxConcurrentStreams: strangerStreams, MaxReadFrameSize: strangerBody,
-		MaxReceiveBufferPerStream: strangerBody, MaxReceiveBufferPerConnection: strangerStreams * strangerBody,
-	}
-	server.ConnContext = withPace
-	s.listeners = append(s.listeners, httpListener{server: server, listener: l})
-}
-
-// paceKey is the key of a connection's pace in the contexts of its requests.
-type paceKey struct{}
-
-// withPace gives a connection a pace.
-func withPace(ctx context.Context, _ net.Conn) context.Context {
-	return context.WithValue(ctx, paceKey{}, rate.NewLimiter(strangerRate, strangerBurst))
-}
-
-// paceRequests makes the requests of a connection wait until they are due.
-func paceRequests(next http.Handler) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if pace, ok := r.Context().Value(paceKey{}).(*rate.Limiter); ok && pace.Wait(r.Context()) != nil {
-			return // the client is gone
-		}
-		next.ServeHTTP(w, r)
-	})
 }
 
 // boundedListener bounds the open connections of a listener. The client with most of them

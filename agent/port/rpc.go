@@ -37,7 +37,7 @@ func ServeRPC(l net.Listener, handler http.Handler, logger *slog.Logger) *RPCSer
 	}}
 	if strangers {
 		s.server.ReadTimeout, s.server.IdleTimeout = strangerTimeout, strangerTimeout
-		s.server.MaxHeaderBytes, s.server.ConnContext = strangerHeader, withPace
+		s.server.MaxHeaderBytes, s.server.ConnContext = strangerHeader, withStranger
 	}
 	s.done.Go(func() { s.err = s.server.Serve(l) })
 	return s

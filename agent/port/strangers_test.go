@@ -118,7 +118,7 @@ func TestRequestsOfStrangersArePaced(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var servers HTTPServers
 		l := &oneConn{conns: make(chan net.Conn, 1), done: make(chan struct{})}
-		servers.AddStrangers(l, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "well") }))
+		servers.AddStrangers(l, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "well") }), nil)
 		ctx, cancel := context.WithCancel(t.Context())
 		stopped := make(chan error)
 		go func() {
@@ -157,7 +157,7 @@ func TestStrangersHaveSmallWindows(t *testing.T) {
 	}
 	cert := *identitytest.NewMesh(t).First.Certificate()
 	var servers HTTPServers
-	servers.AddStrangers(tcp, http.NotFoundHandler())
+	servers.AddStrangers(tcp, http.NotFoundHandler(), nil)
 	server := servers.listeners[0].server
 	stopped := make(chan error)
 	go func() {

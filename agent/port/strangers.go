@@ -1,0 +1,103 @@
+package port
+
+import (
+	"context"
+	"crypto/tls"
+	"net"
+	"net/http"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/time/rate"
+)
+
+// AddStrangers is Add for clients that show no certificate: they get few requests at a
+// time, and few in a second. On another listener than one of the mesh port, their
+// connections are bounded too. known, unless it is nil, says whether a request shows who makes it,
+// by a token: such a request may take its time, as one with a certificate, and from then on the
+// connection counts as one of a known client. known is asked about every request, before that
+// waits for its turn.
+func (s *HTTPServers) AddStrangers(l net.Listener, handler http.Handler, known func(*http.Request) bool) {
+	if _, ours := l.(*listener); !ours {
+		l = newBoundedListener(l, openConnections())
+	}
+	server := newHTTPServer(guardRequests(l, welcomeKnown(known, handler, paceRequests(handler))))
+	server.ReadTimeout, server.WriteTimeout = strangerTimeout, strangerTimeout
+	server.MaxHeaderBytes = strangerHeader
+	server.HTTP2 = &http.HTTP2Config{
+		MaxConcurrentStreams: strangerStreams, MaxReadFrameSize: strangerBody,
+		MaxReceiveBufferPerStream: strangerBody, MaxReceiveBufferPerConnection: strangerStreams * strangerBody,
+	}
+	server.ConnContext = withStranger
+	s.listeners = append(s.listeners, httpListener{server: server, listener: l})
+}
+
+// strangerKey is the key of the stranger in the contexts of the requests of a connection.
+type strangerKey struct{}
+
+// stranger is who makes the requests of a connection without a certificate.
+type stranger struct {
+	conn net.Conn
+	pace *rate.Limiter
+	// known says that a request has shown who makes it.
+	known atomic.Bool
+}
+
+// withStranger gives a connection a pace.
+func withStranger(ctx context.Context, conn net.Conn) context.Context {
+	return context.WithValue(ctx, strangerKey{}, &stranger{conn: conn, pace: rate.NewLimiter(strangerRate, strangerBurst)})
+}
+
+func strangerOf(r *http.Request) *stranger {
+	s, _ := r.Context().Value(strangerKey{}).(*stranger)
+	return s
+}
+
+// becomeKnown gives back the connection's place among those of strangers, so that no flood of
+// strangers takes it away.
+func (s *stranger) becomeKnown() {
+	if s.known.Swap(true) {
+		return
+	}
+	if secure, ok := s.conn.(*tls.Conn); ok {
+		if counted, ok := secure.NetConn().(*countedConn); ok && counted.leave != nil {
+			counted.leave()
+		}
+	}
+}
+
+// paceRequests makes the requests of a connection wait until they are due.
+func paceRequests(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if s := strangerOf(r); s != nil && s.pace.Wait(r.Context()) != nil {
+			return // the client is gone
+		}
+		next.ServeHTTP(w, r)
+	})
+}
+
+// welcomeKnown passes requests that show who makes them to clients, without a bound of their time,
+// and the others to strangers. A connection without a place among strangers ends when it makes a
+// request of a stranger.
+func welcomeKnown(known func(*http.Request) bool, clients, strangers http.Handler) http.Handler {
+	if known == nil {
+		return strangers
+	}
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		s := strangerOf(r)
+		if !known(r) {
+			if s != nil && s.known.Load() {
+				w.Header().Set("Connection", "close")
+			}
+			strangers.ServeHTTP(w, r)
+			return
+		}
+		if s != nil {
+			s.becomeKnown()
+		}
+		control := http.NewResponseController(w)
+		_ = control.SetReadDeadline(time.Time{}) // fails only when the client is gone
+		_ = control.SetWriteDeadline(time.Time{})
+		clients.ServeHTTP(w, r)
+	})
+}
