@@ -12,6 +12,7 @@ import (
 	kubevirtv1 "kubevirt.io/api/core/v1"
 
 	"virtmesh/agent/api"
+	"virtmesh/agent/api/tokens"
 	"virtmesh/agent/claims"
 	"virtmesh/agent/host"
 	"virtmesh/agent/host/network"
@@ -168,6 +169,7 @@ func (a *Agent) openAPI(context.Context) (err error) {
 	cfg.Store, cfg.Instances = a.view.replica, a.router
 	cfg.Defaults = roster.Defaults(a.view.cache)
 	cfg.ClientCAs = func() *x509.CertPool { return a.member.Admission().ClientCAs(a.member.Identity().Roots()) }
+	cfg.Tokens = tokens.Config{Signer: a.member, Store: a.view.store}
 	cfg.Logger, cfg.Metrics = a.log.With("part", "api"), a.metrics
 	cfg.Ready = map[string]func(context.Context) error{"store": a.storeReady}
 	cfg.Address = a.config.MeshAddress()
@@ -211,7 +213,7 @@ func (a *Agent) serveUsers(context.Context) error {
 	}
 	users := port.JudgeClients(a.member.Admission().Judge, admin.Beside(meet(admin.NewHandler(mesh, port.FromAdministrator)), kubernetes))
 	a.http.Add(listener, users)
-	a.http.AddStrangers(strangers, users)
+	a.http.AddStrangers(strangers, users, a.api.RecognisesToken)
 
 	if listener, err = admin.OpenSocket(a.config.Socket()); err != nil {
 		return err
@@ -231,6 +233,6 @@ func (a *Agent) serveUsers(context.Context) error {
 			return
 		}
 		local.ServeHTTP(w, r)
-	}))
+	}), nil)
 	return nil
 }

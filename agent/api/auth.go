@@ -9,7 +9,9 @@ import (
 	"k8s.io/apiserver/pkg/authentication/authenticator"
 	authgroup "k8s.io/apiserver/pkg/authentication/group"
 	"k8s.io/apiserver/pkg/authentication/request/anonymous"
+	"k8s.io/apiserver/pkg/authentication/request/bearertoken"
 	"k8s.io/apiserver/pkg/authentication/request/union"
+	"k8s.io/apiserver/pkg/authentication/request/websocket"
 	x509request "k8s.io/apiserver/pkg/authentication/request/x509"
 	"k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/apiserver/pkg/authorization/authorizer"
@@ -30,10 +32,11 @@ func subresourcePath(name string) string {
 }
 
 // newAuthenticator authenticates a client by its certificate: the common name is the
-// user, the organizations are the groups. Without a certificate only the open paths
-// answer. A client with an invalid certificate is refused and not treated as one
-// without a certificate.
-func newAuthenticator(cas func() *x509.CertPool) authenticator.Request {
+// user, the organizations are the groups. A client without one can show a token, as bearer
+// or, as browsers do, among the protocols of a WebSocket; tokens may be nil. Without either
+// only the open paths answer. A client with an invalid certificate or token is refused and
+// not treated as one without.
+func newAuthenticator(cas func() *x509.CertPool, tokens authenticator.Token) authenticator.Request {
 	verify := func() (x509.VerifyOptions, bool) {
 		pool := cas()
 		return x509.VerifyOptions{
@@ -45,8 +48,12 @@ func newAuthenticator(cas func() *x509.CertPool) authenticator.Request {
 	for _, p := range openPaths {
 		open = append(open, apiserver.AnonymousAuthCondition{Path: p})
 	}
-	byCertificate := x509request.NewDynamic(verify, x509request.CommonNameUserConversion)
-	return union.NewFailOnError(authgroup.NewAuthenticatedGroupAdder(byCertificate), anonymous.NewAuthenticator(open))
+	clients := []authenticator.Request{x509request.NewDynamic(verify, x509request.CommonNameUserConversion)}
+	if tokens != nil {
+		clients = append(clients, bearertoken.New(tokens), websocket.NewProtocolAuthenticator(tokens))
+	}
+	known := authgroup.NewAuthenticatedGroupAdder(union.NewFailOnError(clients...))
+	return union.NewFailOnError(known, anonymous.NewAuthenticator(open))
 }
 
 // groupAuthorizer allows members of its groups to do everything, and everyone to read

@@ -13,6 +13,7 @@ import (
 	"k8s.io/apiserver/pkg/authorization/authorizer"
 
 	"virtmesh/agent/api/store"
+	"virtmesh/agent/api/tokens"
 	"virtmesh/agent/port/guests"
 	machine "virtmesh/agent/vmi"
 )
@@ -29,6 +30,8 @@ type Config struct {
 	// Authorizer decides what an authenticated client may do; nil lets
 	// administrators and hosts do everything and others nothing.
 	Authorizer authorizer.Authorizer
+	// Tokens is what tokens of service accounts need; without a Signer nobody can use any.
+	Tokens tokens.Config
 	// Logger receives the server's log lines.
 	Logger *slog.Logger
 	// Metrics is served at /metrics together with the server's own metrics; nil adds
@@ -83,6 +86,8 @@ func (c Config) Validate() error {
 		return errors.New("api: config: ClientCAs is not set")
 	case c.Defaults == nil:
 		return errors.New("api: config: Defaults is not set")
+	case c.Tokens.Signer != nil && c.Tokens.Store == nil:
+		return errors.New("api: config: Tokens.Store is not set")
 	case c.Logger == nil:
 		return errors.New("api: config: Logger is not set")
 	case c.Address == "":

@@ -51,8 +51,9 @@ func (d *drain) untilStop(r *http.Request) (*http.Request, func()) {
 }
 
 // filter refuses requests after the server has stopped, and makes long-running requests
-// end when it stops.
-func (d *drain) filter(next http.Handler, c *genericapiserver.Config) http.Handler {
+// end when it stops. begin, unless it is nil, gives each of these a context that also ends for
+// other reasons, and a function to call at its end.
+func (d *drain) filter(next http.Handler, begin func(context.Context) (context.Context, func()), c *genericapiserver.Config) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if !d.enterRequest() {
 			w.Header().Set("Retry-After", "1")
@@ -65,6 +66,11 @@ func (d *drain) filter(next http.Handler, c *genericapiserver.Config) http.Handl
 			var release func()
 			r, release = d.untilStop(r)
 			defer release()
+			if begin != nil {
+				ctx, end := begin(r.Context())
+				defer end()
+				r = r.WithContext(ctx)
+			}
 		}
 		next.ServeHTTP(w, r)
 	})

@@ -4,12 +4,15 @@ import (
 	"context"
 	"fmt"
 	"net/http"
+	"strings"
+	"sync"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/apiserver/pkg/admission"
+	"k8s.io/apiserver/pkg/authentication/authenticator"
 	"k8s.io/apiserver/pkg/registry/rest"
 	genericapiserver "k8s.io/apiserver/pkg/server"
 	genericfilters "k8s.io/apiserver/pkg/server/filters"
@@ -21,6 +24,7 @@ import (
 	"virtmesh/agent/api/reviews"
 	"virtmesh/agent/api/store"
 	"virtmesh/agent/api/subresources"
+	"virtmesh/agent/api/tokens"
 	"virtmesh/agent/kinds"
 )
 
@@ -38,6 +42,7 @@ type Server struct {
 	config  Config
 	generic *genericapiserver.GenericAPIServer
 	drain   *drain
+	tokens  *tokens.Authenticator // nil if nobody can use tokens
 }
 
 // New assembles a Server. It does not read or write the store yet.
@@ -54,6 +59,9 @@ func New(config Config) (*Server, error) {
 		return nil, err
 	}
 	s := &Server{config: config, drain: newDrain()}
+	if config.Tokens.Signer != nil {
+		s.tokens = tokens.New(config.Tokens)
+	}
 	generic := s.genericConfig(t, &restOptions{backend: config.Store, patience: config.Patience, turns: store.NewTurns(config.MaxReads)})
 	s.generic, err = generic.Complete(nil).New("virtmesh", genericapiserver.NewEmptyDelegate())
 	if err != nil {
@@ -85,7 +93,7 @@ func (s *Server) genericConfig(t *types, options *restOptions) *genericapiserver
 	// The server never calls itself over the network.
 	c.LoopbackClientConfig = &clientrest.Config{}
 	c.RESTOptionsGetter = options
-	c.Authentication.Authenticator = newAuthenticator(s.config.ClientCAs)
+	c.Authentication.Authenticator = newAuthenticator(s.config.ClientCAs, s.tokenAuthenticator())
 	c.Authorization.Authorizer = newAuthorizer(s.config.Authorizer)
 	c.AdmissionControl = admission.NewChainHandler(newNamespaceLifecycle(s.config.Store), newDefaultClass(s.config.Store), newVoterNames(s.config.Store), newRequester())
 	c.MaxRequestsInFlight = s.config.MaxReads
@@ -107,7 +115,27 @@ func (s *Server) genericConfig(t *types, options *restOptions) *genericapiserver
 // handlerChain wraps the library's filters around the API, and adds the paths that are
 // not resources.
 func (s *Server) handlerChain(api http.Handler, c *genericapiserver.Config) http.Handler {
-	return s.drain.filter(genericapiserver.DefaultBuildHandlerChain(checkPatches(s.extraPaths(api), c.Serializer), c), c)
+	chain := genericapiserver.DefaultBuildHandlerChain(checkPatches(s.extraPaths(api), c.Serializer), c)
+	if s.tokens == nil {
+		return s.drain.filter(chain, nil, c)
+	}
+	return s.drain.filter(chain, s.tokens.Sessions().Begin, c)
+}
+
+// tokenAuthenticator returns what recognises tokens, nil if nothing does.
+func (s *Server) tokenAuthenticator() authenticator.Token {
+	if s.tokens == nil {
+		return nil
+	}
+	return s.tokens
+}
+
+// RecognisesToken reports whether a client shows a token, as bearer, that is valid now. It is for
+// those who serve clients without a certificate, and give those who are known what strangers do
+// not get. It takes about 0.1 ms of one processor, whatever is shown.
+func (s *Server) RecognisesToken(r *http.Request) bool {
+	scheme, token, _ := strings.Cut(r.Header.Get("Authorization"), " ")
+	return s.tokens != nil && strings.EqualFold(scheme, "bearer") && s.tokens.Recognises(r.Context(), strings.TrimSpace(token))
 }
 
 // newGroups returns the API groups with their storage.
@@ -130,6 +158,9 @@ func newGroups(config Config, t *types, all []*kinds.Kind, generic *genericapise
 		}
 	}
 	byVersion[corev1.SchemeGroupVersion].storage["pods"] = registry.NewPods()
+	if config.Tokens.Signer != nil {
+		byVersion[corev1.SchemeGroupVersion].storage["serviceaccounts/token"] = tokens.NewREST(config.Tokens)
+	}
 	for _, g := range byVersion {
 		groups = append(groups, *g)
 	}
@@ -141,7 +172,7 @@ func newGroups(config Config, t *types, all []*kinds.Kind, generic *genericapise
 		}),
 		serializer: jsonOnly{t.codecs},
 	})
-	for gv, storage := range reviews.Storage(generic.Authorization.Authorizer) {
+	for gv, storage := range reviews.Storage(generic.Authorization.Authorizer, generic.Authentication.Authenticator) {
 		groups = append(groups, group{version: gv, storage: storage, serializer: t.codecs})
 	}
 	sortGroups(groups)
@@ -157,6 +188,11 @@ func (s *Server) Handler() http.Handler { return s.generic.Handler }
 // gives other requests up to Config.RequestTimeout.
 func (s *Server) Run(ctx context.Context) error {
 	s.generic.RunPostStartHooks(ctx)
+	if s.tokens != nil {
+		var sessions sync.WaitGroup
+		sessions.Go(func() { s.tokens.Sessions().Run(ctx) })
+		defer sessions.Wait()
+	}
 	err := s.seedDefaultNamespace(ctx)
 	if err != nil && ctx.Err() == nil {
 		return err

@@ -11,6 +11,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/validation/field"
+	"k8s.io/apiserver/pkg/authentication/authenticator"
 	"k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/apiserver/pkg/authorization/authorizer"
 	genericapirequest "k8s.io/apiserver/pkg/endpoints/request"
@@ -21,7 +22,7 @@ import (
 // internal version.
 func AddToScheme(s *runtime.Scheme) error {
 	for gv, objects := range map[schema.GroupVersion][]runtime.Object{
-		authenticationv1.SchemeGroupVersion: {&authenticationv1.SelfSubjectReview{}},
+		authenticationv1.SchemeGroupVersion: {&authenticationv1.SelfSubjectReview{}, &authenticationv1.TokenReview{}, &authenticationv1.TokenRequest{}},
 		authorizationv1.SchemeGroupVersion: {&authorizationv1.SelfSubjectAccessReview{},
 			&authorizationv1.SelfSubjectRulesReview{}, &authorizationv1.SubjectAccessReview{}, &authorizationv1.LocalSubjectAccessReview{}},
 	} {
@@ -35,12 +36,15 @@ func AddToScheme(s *runtime.Scheme) error {
 	return nil
 }
 
-// Storage returns the storage of the reviews, by group and resource.
-func Storage(a authorizer.Authorizer) map[schema.GroupVersion]map[string]rest.Storage {
+// Storage returns the storage of the reviews, by group and resource. Reviews of tokens are answered
+// by clients, which authenticates requests.
+func Storage(a authorizer.Authorizer, clients authenticator.Request) map[schema.GroupVersion]map[string]rest.Storage {
 	return map[schema.GroupVersion]map[string]rest.Storage{
 		authenticationv1.SchemeGroupVersion: {
 			"selfsubjectreviews": &review[*authenticationv1.SelfSubjectReview]{singular: "selfsubjectreview",
 				new: func() runtime.Object { return &authenticationv1.SelfSubjectReview{} }, answer: whoAmI},
+			"tokenreviews": &review[*authenticationv1.TokenReview]{singular: "tokenreview",
+				new: func() runtime.Object { return &authenticationv1.TokenReview{} }, answer: tokenJudge{clients}.reviewToken},
 		},
 		authorizationv1.SchemeGroupVersion: {
 			"selfsubjectaccessreviews": &review[*authorizationv1.SelfSubjectAccessReview]{singular: "selfsubjectaccessreview",
@@ -109,14 +113,20 @@ func whoAmI(ctx context.Context, r *authenticationv1.SelfSubjectReview) error {
 	if err != nil {
 		return err
 	}
-	r.Status.UserInfo = authenticationv1.UserInfo{Username: u.GetName(), UID: u.GetUID(), Groups: u.GetGroups()}
-	for key, values := range u.GetExtra() {
-		if r.Status.UserInfo.Extra == nil {
-			r.Status.UserInfo.Extra = map[string]authenticationv1.ExtraValue{}
-		}
-		r.Status.UserInfo.Extra[key] = values
-	}
+	r.Status.UserInfo = infoOf(u)
 	return nil
+}
+
+// infoOf describes a user.
+func infoOf(u user.Info) authenticationv1.UserInfo {
+	info := authenticationv1.UserInfo{Username: u.GetName(), UID: u.GetUID(), Groups: u.GetGroups()}
+	for key, values := range u.GetExtra() {
+		if info.Extra == nil {
+			info.Extra = map[string]authenticationv1.ExtraValue{}
+		}
+		info.Extra[key] = values
+	}
+	return info
 }
 
 // judge answers what a user may do.
