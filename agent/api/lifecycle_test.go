@@ -37,6 +37,10 @@ var minimal = map[string]string{
 	"Event":                           `{involvedObject: {namespace: default}}`,
 	"Lease":                           `{}`,
 	"Operation":                       `{spec: {type: RemoveHost, target: host9}}`,
+	"Role":                            `{}`,
+	"ClusterRole":                     `{}`,
+	"RoleBinding":                     `{roleRef: {kind: ClusterRole, name: "kubevirt.io:view"}}`,
+	"ClusterRoleBinding":              `{roleRef: {kind: ClusterRole, name: "kubevirt.io:view"}}`,
 }
 
 // An object of every kind can be made from a minimal manifest and deleted: what

@@ -31,6 +31,10 @@ func register() []*Kind {
 		serviceAccountKind(),
 		eventKind(),
 		leaseKind(),
+		roleKind(),
+		clusterRoleKind(),
+		roleBindingKind(),
+		clusterRoleBindingKind(),
 	}
 }
 

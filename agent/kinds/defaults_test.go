@@ -33,6 +33,10 @@ func minimal() map[string]string {
 		"ServiceAccount":                  `{metadata: {name: a, namespace: ns}, secrets: [{name: s}]}`,
 		"Event":                           `{metadata: {name: a, namespace: ns}, involvedObject: {namespace: ns, name: b}}`,
 		"Lease":                           `{metadata: {name: a, namespace: ns}, spec: {}}`,
+		"Role":                            `{metadata: {name: "a:b", namespace: ns}, rules: [{apiGroups: [""], resources: [pods], verbs: [get]}]}`,
+		"ClusterRole":                     `{metadata: {name: "a:b"}}`,
+		"RoleBinding":                     `{metadata: {name: "a:b", namespace: ns}, roleRef: {kind: Role, name: "a:b"}, subjects: [{kind: User, name: u}, {kind: ServiceAccount, name: s}]}`,
+		"ClusterRoleBinding":              `{metadata: {name: "a:b"}, roleRef: {kind: ClusterRole, name: "a:b"}, subjects: [{kind: Group, name: g}]}`,
 	}
 }
 
