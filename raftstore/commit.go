@@ -178,7 +178,7 @@ func (s *Store) checkConstraints(envelope []byte) error {
 // isPermanent reports whether a retry cannot help. A context error does not count
 // as permanent, because the timeout of a dial looks the same.
 func isPermanent(err error) bool {
-	for _, e := range []error{ErrInvalidTxn, ErrTooLarge, ErrUnknownConstraint, ErrFeatureLevel, ErrHeldUp, ErrHalted, ErrReplaced, ErrClosed} {
+	for _, e := range []error{ErrInvalidTxn, ErrForbidden, ErrTooLarge, ErrUnknownConstraint, ErrFeatureLevel, ErrHeldUp, ErrHalted, ErrReplaced, ErrClosed} {
 		if errors.Is(err, e) {
 			return true
 		}

@@ -68,6 +68,12 @@ type Config struct {
 	// nil, a replica's health is judged by Raft's contact with it alone.
 	Members func() []MemberHealth
 
+	// MayChange, if set, is asked by a replica that leads about each txn that another host has
+	// sent; from is the NodeID of that host. ErrForbidden refuses the txn for good; with any other
+	// error the host tries again. What is stored may change until the txn is judged, so that what
+	// the answer rests on is to be a condition of the txn. It must not block.
+	MayChange func(s *Store, from string, t Txn) error
+
 	// BootTime reads the clock of leases, see RenewLease. It must go on while the host is
 	// suspended, and nobody may set it. Only its differences count.
 	BootTime func() time.Duration

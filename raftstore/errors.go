@@ -33,6 +33,8 @@ var (
 	ErrApplyPanicked = errors.New("raftstore: panic while applying an entry")
 	// ErrInvalidTxn: the txn is malformed; no retry of it can succeed.
 	ErrInvalidTxn = errors.New("raftstore: invalid transaction")
+	// ErrForbidden: the leader does not let this host make the change, see Config.MayChange.
+	ErrForbidden = errors.New("raftstore: this host may not make that change")
 	// ErrTooLarge: the txn exceeds Limits.MaxTxnBytes or MaxTxnOps.
 	ErrTooLarge = errors.New("raftstore: transaction is too large")
 	// ErrUnknownConstraint: the txn calls a constraint version that this mesh, or

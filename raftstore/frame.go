@@ -56,6 +56,7 @@ const (
 	statusFeatureLevel
 	statusHeldUp
 	statusTooNew
+	statusForbidden
 )
 
 // frame is one message.

@@ -28,7 +28,7 @@ func ReadVerdict(r io.Reader) (welcome bool, why string, err error) {
 // CommitAsPeer commits t at s, which leads, as a peer would that checks nothing.
 func CommitAsPeer(s *Store, t Txn) error {
 	var got error
-	s.serveCommit(encodeTxn(&t, 0), func(_ []byte, err error) { got = err })
+	s.serveCommit(nil, encodeTxn(&t, 0), func(_ []byte, err error) { got = err })
 	return got
 }
 

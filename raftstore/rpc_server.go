@@ -139,7 +139,7 @@ func (s *Store) dispatchRequest(conn net.Conn, f frame, out *outbox) {
 		out.send(frame{f.id, uint8(statusOf(err)), payload})
 	}
 	if opcode(f.code) == opCommit {
-		s.serveCommit(f.payload, answer)
+		s.serveCommit(conn, f.payload, answer)
 		return
 	}
 	if opcode(f.code) == opTerm {
@@ -152,7 +152,7 @@ func (s *Store) dispatchRequest(conn net.Conn, f frame, out *outbox) {
 }
 
 // serveCommit proposes a txn for another replica.
-func (s *Store) serveCommit(envelope []byte, answer func([]byte, error)) {
+func (s *Store) serveCommit(from net.Conn, envelope []byte, answer func([]byte, error)) {
 	if err := s.Err(); err != nil {
 		answer(nil, err)
 		return
@@ -175,6 +175,10 @@ func (s *Store) serveCommit(envelope []byte, answer func([]byte, error)) {
 		answer(nil, err)
 		return
 	}
+	if err := s.mayChange(from, t); err != nil {
+		answer(nil, err)
+		return
+	}
 	q := &proposal{envelope: envelope, settle: func(o outcome) {
 		if o.err != nil {
 			answer(nil, o.err)
@@ -185,6 +189,21 @@ func (s *Store) serveCommit(envelope []byte, answer func([]byte, error)) {
 	if err := s.proposer.submit(s.base, q); err != nil {
 		answer(nil, fmt.Errorf("%w: %w", errNotLeader, err))
 	}
+}
+
+// mayChange returns why the host at the other end of a connection must not make a change.
+func (s *Store) mayChange(from net.Conn, t *Txn) error {
+	if s.cfg.MayChange == nil {
+		return nil
+	}
+	peer := s.peerOf(from)
+	if peer == "" {
+		return nil // peers are believed who they are
+	}
+	if !s.IsLeader() {
+		return errNotLeader // its copy may be too old to judge
+	}
+	return s.cfg.MayChange(s, peer, *t)
 }
 
 // serveRequest carries out any other request.

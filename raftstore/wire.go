@@ -66,6 +66,8 @@ func statusOf(err error) status {
 		return statusUnsettled
 	case errors.Is(err, ErrInvalidTxn):
 		return statusInvalid
+	case errors.Is(err, ErrForbidden):
+		return statusForbidden
 	case errors.Is(err, ErrTooLarge):
 		return statusTooLarge
 	case errors.Is(err, ErrUnknownConstraint):
@@ -100,6 +102,7 @@ func errorOf(s status, payload []byte) error {
 	classes := map[status]error{
 		statusUnsettled: errUnsettled, statusInvalid: ErrInvalidTxn, statusTooLarge: ErrTooLarge,
 		statusUnknownConstraint: ErrUnknownConstraint, statusFeatureLevel: ErrFeatureLevel, statusHeldUp: ErrHeldUp, statusTooNew: ErrTooNew,
+		statusForbidden: ErrForbidden,
 		// The replica is halted or failing; a retry may reach another one.
 		statusNotLeader: errNotLeader, statusFailed: errNotLeader,
 	}

@@ -10,7 +10,7 @@ import (
 func TestUnknownStatusSettlesNothing(t *testing.T) {
 	for s := range status(255) {
 		err := errorOf(s, []byte("text"))
-		known := s >= statusOK && s <= statusTooNew
+		known := s >= statusOK && s <= statusForbidden
 		if !known && !errors.Is(err, errUnsettled) {
 			t.Errorf("status %d: %v", s, err)
 		}

@@ -117,6 +117,9 @@ func (s *Signer) admitAgain(ctx context.Context, c Candidate, have HostRecord, s
 		If:  []raftstore.Condition{{Key: op.Key, ModRevision: stored.ModRevision}},
 		Ops: []raftstore.Op{op},
 	})
+	if errors.Is(err, raftstore.ErrForbidden) {
+		return have, nil // the record is the host's own to change by now, and it does when it starts
+	}
 	return rec, err
 }
 

@@ -24,6 +24,7 @@ func (m *Member) openStore(ctx context.Context) error {
 	cfg.Members = m.peers.MemberHealth
 	cfg.Signer = identity.NewNotary(m.identity, m.admission.StillMember)
 	cfg.Voters.Limit = new(voterLimit).read
+	cfg.MayChange = m.changesOfOthers()
 	cfg.Registerer = m.options.Metrics
 	store, err := raftstore.Open(ctx, cfg)
 	if isUnusable(err) {
