@@ -26,6 +26,7 @@ import (
 	"virtmesh/agent/stewards/nodes"
 	"virtmesh/agent/stewards/operation"
 	"virtmesh/agent/stewards/raise"
+	"virtmesh/agent/stewards/roles"
 	"virtmesh/agent/stewards/schedule"
 	"virtmesh/agent/stewards/stewardstest"
 	"virtmesh/agent/stewards/vm"
@@ -90,6 +91,10 @@ func declaredOutputs(t *testing.T) map[string][]stewards.Output {
 	add("host/quarantine", c11, err)
 	c12, err := raise.New(d, nil)
 	add("stewards/raise", c12, err)
+	c13, err := roles.NewRoles(d)
+	add("stewards/roles", c13, err)
+	c14, err := roles.NewBindings(d)
+	add("stewards/roles", c14, err)
 	c9, err := collect.NewEpochs(d)
 	add("stewards/collect", c9, err)
 	return outputs

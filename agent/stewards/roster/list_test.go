@@ -19,6 +19,7 @@ import (
 	"virtmesh/agent/stewards/nodes"
 	"virtmesh/agent/stewards/operation"
 	"virtmesh/agent/stewards/raise"
+	"virtmesh/agent/stewards/roles"
 	"virtmesh/agent/stewards/schedule"
 	"virtmesh/agent/stewards/stewardstest"
 	"virtmesh/agent/stewards/vm"
@@ -66,6 +67,8 @@ func construct(t testing.TB, d stewards.Deps, host string, view *schedule.View, 
 	add(namespace.New(d))
 	add(operation.New(d, host, nil))
 	add(raise.New(d, stable{}))
+	add(roles.NewRoles(d))
+	add(roles.NewBindings(d))
 	return list
 }
 

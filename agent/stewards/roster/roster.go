@@ -20,6 +20,7 @@ import (
 	"virtmesh/agent/stewards/nodes"
 	"virtmesh/agent/stewards/operation"
 	"virtmesh/agent/stewards/raise"
+	"virtmesh/agent/stewards/roles"
 	"virtmesh/agent/stewards/schedule"
 	"virtmesh/agent/stewards/vm"
 	machine "virtmesh/agent/vmi"
@@ -57,7 +58,7 @@ type Deps struct {
 func Loops(deps Deps) ([]stewards.Loop, error) {
 	var loops []stewards.Loop
 	for _, add := range []func(Deps) ([]stewards.Loop, error){
-		virtualMachines, placement, otherNodes, lostInstances, garbage, oldEvents, unusedEpochs, namespaces, operations, featureLevel,
+		virtualMachines, placement, otherNodes, lostInstances, garbage, oldEvents, unusedEpochs, namespaces, operations, featureLevel, clusterRoles, clusterRoleBindings,
 	} {
 		more, err := add(deps)
 		if err != nil {
@@ -170,4 +171,14 @@ func operations(deps Deps) ([]stewards.Loop, error) {
 func featureLevel(deps Deps) ([]stewards.Loop, error) {
 	r, err := raise.New(deps.engine("raise"), deps.Levels)
 	return loopOf("feature level", r, err)
+}
+
+func clusterRoles(deps Deps) ([]stewards.Loop, error) {
+	r, err := roles.NewRoles(deps.engine("roles"))
+	return loopOf("cluster roles", r, err)
+}
+
+func clusterRoleBindings(deps Deps) ([]stewards.Loop, error) {
+	b, err := roles.NewBindings(deps.engine("roles"))
+	return loopOf("cluster role bindings", b, err)
 }
