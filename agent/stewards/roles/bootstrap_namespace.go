@@ -49,8 +49,8 @@ func viewRules() []rbacv1.PolicyRule {
 }
 
 // editRules are those of Kubernetes' system:aggregate-to-edit for what the mesh has. Who may
-// change a namespace may not define networks in it: a definition names a bridge of the
-// hosts, and so leads to any network that they are in.
+// change a namespace may not define networks in it: a definition may name any bridge that
+// the hosts offer, and any VLAN on it.
 func editRules() []rbacv1.PolicyRule {
 	return []rbacv1.PolicyRule{
 		rule("", reading(), "secrets"),
