@@ -8,10 +8,12 @@ import (
 	"net/http"
 	"net/netip"
 	"slices"
+	"time"
 
 	kubevirtv1 "kubevirt.io/api/core/v1"
 
 	"virtmesh/agent/api"
+	"virtmesh/agent/api/access"
 	"virtmesh/agent/api/tokens"
 	"virtmesh/agent/claims"
 	"virtmesh/agent/host"
@@ -171,7 +173,9 @@ func (a *Agent) openAPI(context.Context) (err error) {
 	cfg.ClientCAs = func() *x509.CertPool { return a.member.Admission().ClientCAs(a.member.Identity().Roots()) }
 	cfg.Tokens = tokens.Config{Signer: a.member, Store: a.view.store}
 	cfg.Logger, cfg.Metrics = a.log.With("part", "api"), a.metrics
-	cfg.Ready = map[string]func(context.Context) error{"store": a.storeReady}
+	roles := access.New(access.Config{Cache: a.view.cache, Level: a.view.replica.FeatureLevel})
+	cfg.Authorizer = roles
+	cfg.Ready = map[string]func(context.Context) error{"store": a.storeReady, "roles": rolesReady(roles)}
 	cfg.Address = a.config.MeshAddress()
 	a.api, err = api.New(cfg)
 	return part("open the API", err)
@@ -189,17 +193,27 @@ func (a *Agent) storeReady(context.Context) error {
 	return nil
 }
 
+// rolesReady returns a check that this host knows what users may do. It waits a moment for the
+// first copy.
+func rolesReady(roles *access.Roles) func(context.Context) error {
+	return func(ctx context.Context) error {
+		ctx, cancel := context.WithTimeout(ctx, time.Second)
+		defer cancel()
+		return roles.AwaitSync(ctx)
+	}
+}
+
 // openPaths are served without credentials on the metrics address.
 func openPaths() []string { return []string{"/metrics", "/healthz", "/livez", "/readyz"} }
 
 // serveUsers opens the addresses where users reach the Kubernetes API and the
 // administration API: the mesh port, the administration socket and the metrics
 // address. Only root on this host may open the socket, and then acts as the
-// host itself: root can read the host's key as well.
+// host itself with an administrator's rights: root can have the certificate of one made.
 func (a *Agent) serveUsers(context.Context) error {
 	a.onStop(func(context.Context) { a.http.Close() })
 	kubernetes := a.api.Handler()
-	local := port.AsHost(a.member.Identity().Leaf, kubernetes)
+	local := port.AsHost(a.member.Identity().Leaf, a.api.RootHandler())
 	mesh := a.member.Administration(objects.FromRaft(a.meter.Raft(a.member.Store(), "membership"), nil), a.host, a.tellEnd)
 
 	listener, err := a.member.Port().API()

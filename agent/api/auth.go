@@ -3,7 +3,7 @@ package api
 import (
 	"context"
 	"crypto/x509"
-	"slices"
+	"net/http"
 
 	"k8s.io/apiserver/pkg/apis/apiserver"
 	"k8s.io/apiserver/pkg/authentication/authenticator"
@@ -14,7 +14,6 @@ import (
 	"k8s.io/apiserver/pkg/authentication/request/websocket"
 	x509request "k8s.io/apiserver/pkg/authentication/request/x509"
 	"k8s.io/apiserver/pkg/authentication/user"
-	"k8s.io/apiserver/pkg/authorization/authorizer"
 
 	"virtmesh/agent/api/subresources"
 )
@@ -48,7 +47,7 @@ func newAuthenticator(cas func() *x509.CertPool, tokens authenticator.Token) aut
 	for _, p := range openPaths {
 		open = append(open, apiserver.AnonymousAuthCondition{Path: p})
 	}
-	clients := []authenticator.Request{x509request.NewDynamic(verify, x509request.CommonNameUserConversion)}
+	clients := []authenticator.Request{withRoot(x509request.NewDynamic(verify, x509request.CommonNameUserConversion))}
 	if tokens != nil {
 		clients = append(clients, bearertoken.New(tokens), websocket.NewProtocolAuthenticator(tokens))
 	}
@@ -56,33 +55,24 @@ func newAuthenticator(cas func() *x509.CertPool, tokens authenticator.Token) aut
 	return union.NewFailOnError(known, anonymous.NewAuthenticator(open))
 }
 
-// groupAuthorizer allows members of its groups to do everything, and everyone to read
-// the open paths.
-type groupAuthorizer struct{ groups []string }
+// rootKey is the key of the mark in the context of a request that only root on this host can send.
+type rootKey struct{}
 
-// newAuthorizer allows administrators to do everything and then asks next. If next is
-// nil, hosts may do everything too.
-func newAuthorizer(next authorizer.Authorizer) authorizer.Authorizer {
-	if next == nil {
-		return authorizer.AuthorizerFunc(groupAuthorizer{[]string{user.SystemPrivilegedGroup, user.NodesGroup}}.authorize)
-	}
-	first := groupAuthorizer{[]string{user.SystemPrivilegedGroup}}
-	return authorizer.AuthorizerFunc(func(ctx context.Context, a authorizer.Attributes) (authorizer.Decision, string, error) {
-		if d, reason, err := first.authorize(ctx, a); d == authorizer.DecisionAllow {
-			return d, reason, err
-		}
-		return next.Authorize(ctx, a)
+// fromRoot marks the requests that next gets as those of root on this host.
+func fromRoot(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		next.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), rootKey{}, true)))
 	})
 }
 
-func (g groupAuthorizer) authorize(_ context.Context, a authorizer.Attributes) (authorizer.Decision, string, error) {
-	if a.IsReadOnly() && slices.Contains(openPaths, a.GetPath()) {
-		return authorizer.DecisionAllow, "", nil
-	}
-	for _, name := range a.GetUser().GetGroups() {
-		if slices.Contains(g.groups, name) {
-			return authorizer.DecisionAllow, "", nil
+// withRoot makes whoever sends a request that is marked an administrator, besides what next
+// makes him.
+func withRoot(next authenticator.Request) authenticator.Request {
+	administrator := authgroup.NewGroupAdder(next, []string{user.SystemPrivilegedGroup})
+	return authenticator.RequestFunc(func(r *http.Request) (*authenticator.Response, bool, error) {
+		if marked, _ := r.Context().Value(rootKey{}).(bool); marked {
+			return administrator.AuthenticateRequest(r)
 		}
-	}
-	return authorizer.DecisionNoOpinion, "no rule lets the client do this", nil
+		return next.AuthenticateRequest(r)
+	})
 }

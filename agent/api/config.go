@@ -10,8 +10,8 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	utilversion "k8s.io/apimachinery/pkg/util/version"
-	"k8s.io/apiserver/pkg/authorization/authorizer"
 
+	"virtmesh/agent/api/access"
 	"virtmesh/agent/api/store"
 	"virtmesh/agent/api/tokens"
 	"virtmesh/agent/port/guests"
@@ -27,9 +27,9 @@ type Config struct {
 	// ClientCAs returns the CAs of client certificates. It is called for each request,
 	// so they may change.
 	ClientCAs func() *x509.CertPool
-	// Authorizer decides what an authenticated client may do; nil lets
-	// administrators and hosts do everything and others nothing.
-	Authorizer authorizer.Authorizer
+	// Authorizer decides, from feature level level.Access on, what an authenticated client may
+	// do who is no administrator; nil lets him do nothing.
+	Authorizer *access.Roles
 	// Tokens is what tokens of service accounts need; without a Signer nobody can use any.
 	Tokens tokens.Config
 	// Logger receives the server's log lines.

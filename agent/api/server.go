@@ -20,6 +20,7 @@ import (
 	clientrest "k8s.io/client-go/rest"
 	kubevirtv1 "kubevirt.io/api/core/v1"
 
+	"virtmesh/agent/api/access"
 	"virtmesh/agent/api/registry"
 	"virtmesh/agent/api/reviews"
 	"virtmesh/agent/api/store"
@@ -94,8 +95,9 @@ func (s *Server) genericConfig(t *types, options *restOptions) *genericapiserver
 	c.LoopbackClientConfig = &clientrest.Config{}
 	c.RESTOptionsGetter = options
 	c.Authentication.Authenticator = newAuthenticator(s.config.ClientCAs, s.tokenAuthenticator())
-	c.Authorization.Authorizer = newAuthorizer(s.config.Authorizer)
-	c.AdmissionControl = admission.NewChainHandler(newNamespaceLifecycle(s.config.Store), newDefaultClass(s.config.Store), newVoterNames(s.config.Store), newRequester())
+	rights := judge{roles: s.config.Authorizer, level: s.config.Store.FeatureLevel}
+	c.Authorization.Authorizer = rights
+	c.AdmissionControl = admission.NewChainHandler(s.admission(rights)...)
 	c.MaxRequestsInFlight = s.config.MaxReads
 	c.MaxMutatingRequestsInFlight = s.config.MaxWrites
 	c.RequestTimeout = s.config.RequestTimeout
@@ -110,6 +112,17 @@ func (s *Server) genericConfig(t *types, options *restOptions) *genericapiserver
 	}
 	setOpenAPI(c, t.scheme)
 	return c
+}
+
+// admission returns what judges and completes the objects that clients write.
+func (s *Server) admission(rights judge) []admission.Interface {
+	chain := []admission.Interface{
+		newNamespaceLifecycle(s.config.Store), newDefaultClass(s.config.Store), newVoterNames(s.config.Store), newRequester(),
+	}
+	if s.config.Authorizer != nil {
+		chain = append(chain, access.NewEscalation(s.config.Authorizer, rights))
+	}
+	return chain
 }
 
 // handlerChain wraps the library's filters around the API, and adds the paths that are
@@ -172,7 +185,7 @@ func newGroups(config Config, t *types, all []*kinds.Kind, generic *genericapise
 		}),
 		serializer: jsonOnly{t.codecs},
 	})
-	for gv, storage := range reviews.Storage(generic.Authorization.Authorizer, generic.Authentication.Authenticator) {
+	for gv, storage := range reviews.Storage(judge{roles: config.Authorizer, level: config.Store.FeatureLevel}, generic.Authentication.Authenticator) {
 		groups = append(groups, group{version: gv, storage: storage, serializer: t.codecs})
 	}
 	sortGroups(groups)
@@ -182,6 +195,10 @@ func newGroups(config Config, t *types, all []*kinds.Kind, generic *genericapise
 // Handler returns the handler of all requests. It may be called before Run, but
 // /readyz fails until then.
 func (s *Server) Handler() http.Handler { return s.generic.Handler }
+
+// RootHandler is Handler for requests that only root on this host can send. They need the
+// certificate of the host, and have the rights of an administrator.
+func (s *Server) RootHandler() http.Handler { return fromRoot(s.generic.Handler) }
 
 // Run creates the objects that must exist, and keeps the server ready until ctx ends.
 // It returns when all requests have ended: it ends watches and streams at once, and

@@ -9,11 +9,12 @@ import (
 	"time"
 
 	authenticationv1 "k8s.io/api/authentication/v1"
+	authorizationv1 "k8s.io/api/authorization/v1"
 	corev1 "k8s.io/api/core/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/watch"
-	"k8s.io/apiserver/pkg/authorization/authorizer"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 
@@ -71,14 +72,35 @@ func publish(t *testing.T, store *raftstore.Store, keys ...keyOfMesh) {
 // serveTokens serves the API of a host, on which service accounts may do everything.
 func serveTokens(t *testing.T, store *raftstore.Store, ca *authority, key keyOfMesh) *host {
 	t.Helper()
-	return serve(t, store, ca, func(c *api.Config) {
+	roles := withRoles(t, store)
+	h := serve(t, store, ca, func(c *api.Config) {
 		c.Tokens = tokens.Config{Signer: key, Store: objects.SealedFromRaft(store, nil)}
-		c.Authorizer = authorizer.AuthorizerFunc(func(_ context.Context, a authorizer.Attributes) (authorizer.Decision, string, error) {
-			if slices.Contains(a.GetUser().GetGroups(), "system:serviceaccounts") {
-				return authorizer.DecisionAllow, "", nil
-			}
-			return authorizer.DecisionNoOpinion, "", nil
-		})
+		roles(c)
+	})
+	letAccountsDoAll(t, h)
+	return h
+}
+
+// letAccountsDoAll gives all service accounts all rights, unless they have them.
+func letAccountsDoAll(t *testing.T, h *host) {
+	t.Helper()
+	client := h.admin(t)
+	all := &rbacv1.ClusterRole{ObjectMeta: metav1.ObjectMeta{Name: "all"}, Rules: []rbacv1.PolicyRule{rule("*", "*", "*")}}
+	binding := &rbacv1.ClusterRoleBinding{ObjectMeta: metav1.ObjectMeta{Name: "all"}, RoleRef: rbacv1.RoleRef{Kind: "ClusterRole", Name: "all"},
+		Subjects: []rbacv1.Subject{{APIGroup: rbacv1.GroupName, Kind: rbacv1.GroupKind, Name: "system:serviceaccounts"}}}
+	for _, err := range []error{
+		second(client.RbacV1().ClusterRoles().Create(t.Context(), all, metav1.CreateOptions{})),
+		second(client.RbacV1().ClusterRoleBindings().Create(t.Context(), binding, metav1.CreateOptions{})),
+	} {
+		if err != nil && !apierrors.IsAlreadyExists(err) {
+			t.Fatal(err)
+		}
+	}
+	question := &authorizationv1.SubjectAccessReview{Spec: authorizationv1.SubjectAccessReviewSpec{Groups: []string{"system:serviceaccounts"},
+		ResourceAttributes: &authorizationv1.ResourceAttributes{Verb: "get", Resource: "secrets"}}}
+	await(t, "service accounts have all rights", func() bool {
+		answer, err := client.AuthorizationV1().SubjectAccessReviews().Create(t.Context(), question, metav1.CreateOptions{})
+		return err == nil && answer.Status.Allowed
 	})
 }
 

@@ -36,9 +36,15 @@ func AddToScheme(s *runtime.Scheme) error {
 	return nil
 }
 
+// Rights decide what a user may do, and list it.
+type Rights interface {
+	authorizer.Authorizer
+	authorizer.RuleResolver
+}
+
 // Storage returns the storage of the reviews, by group and resource. Reviews of tokens are answered
 // by clients, which authenticates requests.
-func Storage(a authorizer.Authorizer, clients authenticator.Request) map[schema.GroupVersion]map[string]rest.Storage {
+func Storage(a Rights, clients authenticator.Request) map[schema.GroupVersion]map[string]rest.Storage {
 	return map[schema.GroupVersion]map[string]rest.Storage{
 		authenticationv1.SchemeGroupVersion: {
 			"selfsubjectreviews": &review[*authenticationv1.SelfSubjectReview]{singular: "selfsubjectreview",
@@ -130,7 +136,7 @@ func infoOf(u user.Info) authenticationv1.UserInfo {
 }
 
 // judge answers what a user may do.
-type judge struct{ authorizer authorizer.Authorizer }
+type judge struct{ rights Rights }
 
 func (j judge) reviewSelf(ctx context.Context, r *authorizationv1.SelfSubjectAccessReview) error {
 	u, err := clientOf(ctx)
@@ -141,8 +147,7 @@ func (j judge) reviewSelf(ctx context.Context, r *authorizationv1.SelfSubjectAcc
 	return err
 }
 
-// listRules lists what the client may do: everything or nothing, because access is only
-// granted as a whole.
+// listRules lists what the client may do in a namespace.
 func (j judge) listRules(ctx context.Context, r *authorizationv1.SelfSubjectRulesReview) error {
 	u, err := clientOf(ctx)
 	if err != nil {
@@ -151,19 +156,22 @@ func (j judge) listRules(ctx context.Context, r *authorizationv1.SelfSubjectRule
 	if r.Spec.Namespace == "" {
 		return invalidReview("SelfSubjectRulesReview", field.Required(field.NewPath("spec", "namespace"), ""))
 	}
-	all := []string{"*"}
-	status, err := j.authorizeReview(ctx, "SelfSubjectRulesReview", u, &authorizationv1.ResourceAttributes{
-		Namespace: r.Spec.Namespace, Verb: "*", Group: "*", Resource: "*"}, nil)
-	if err != nil {
-		return err
-	}
+	resources, paths, incomplete, err := j.rights.RulesFor(ctx, u, r.Spec.Namespace)
 	r.Status = authorizationv1.SubjectRulesReviewStatus{
-		ResourceRules: []authorizationv1.ResourceRule{}, NonResourceRules: []authorizationv1.NonResourceRule{},
-		EvaluationError: status.EvaluationError,
+		ResourceRules: []authorizationv1.ResourceRule{}, NonResourceRules: []authorizationv1.NonResourceRule{}, Incomplete: incomplete,
 	}
-	if status.Allowed {
-		r.Status.ResourceRules = append(r.Status.ResourceRules, authorizationv1.ResourceRule{Verbs: all, APIGroups: all, Resources: all})
-		r.Status.NonResourceRules = append(r.Status.NonResourceRules, authorizationv1.NonResourceRule{Verbs: all, NonResourceURLs: all})
+	if err != nil {
+		r.Status.EvaluationError = err.Error()
+	}
+	for _, rule := range resources {
+		r.Status.ResourceRules = append(r.Status.ResourceRules, authorizationv1.ResourceRule{
+			Verbs: rule.GetVerbs(), APIGroups: rule.GetAPIGroups(), Resources: rule.GetResources(), ResourceNames: rule.GetResourceNames(),
+		})
+	}
+	for _, rule := range paths {
+		r.Status.NonResourceRules = append(r.Status.NonResourceRules, authorizationv1.NonResourceRule{
+			Verbs: rule.GetVerbs(), NonResourceURLs: rule.GetNonResourceURLs(),
+		})
 	}
 	return nil
 }
@@ -185,7 +193,11 @@ func (j judge) reviewLocalSubject(ctx context.Context, r *authorizationv1.LocalS
 
 // subjectOf returns the user that a review asks about.
 func subjectOf(spec authorizationv1.SubjectAccessReviewSpec) user.Info {
-	return &user.DefaultInfo{Name: spec.User, UID: spec.UID, Groups: spec.Groups}
+	u := &user.DefaultInfo{Name: spec.User, UID: spec.UID, Groups: spec.Groups, Extra: map[string][]string{}}
+	for key, values := range spec.Extra {
+		u.Extra[key] = values
+	}
+	return u
 }
 
 func (j judge) authorizeReview(ctx context.Context, kind string, u user.Info, res *authorizationv1.ResourceAttributes, path *authorizationv1.NonResourceAttributes) (authorizationv1.SubjectAccessReviewStatus, error) {
@@ -199,19 +211,17 @@ func (j judge) authorizeReview(ctx context.Context, kind string, u user.Info, re
 	case path != nil:
 		attributes.Verb, attributes.Path = path.Verb, path.Path
 	default:
-		attributes.ResourceRequest = true
-		attributes.Verb, attributes.Namespace = res.Verb, res.Namespace
-		attributes.APIGroup, attributes.APIVersion = res.Group, res.Version
-		attributes.Resource, attributes.Subresource, attributes.Name = res.Resource, res.Subresource, res.Name
+		if errs := checkSelectors(field.NewPath("spec", "resourceAttributes"), res); len(errs) > 0 {
+			return status, invalidReview(kind, errs...)
+		}
+		attributes = resourceRequest(u, res)
 	}
-	decision, reason, err := j.authorizer.Authorize(ctx, attributes)
+	decision, reason, err := j.rights.Authorize(ctx, attributes)
 	status.Allowed, status.Denied, status.Reason = decision == authorizer.DecisionAllow, decision == authorizer.DecisionDeny, reason
-	if err != nil {
-		status.EvaluationError = err.Error()
-	}
+	status.EvaluationError = evaluationError(err, attributes)
 	return status, nil
 }
 
-func invalidReview(kind string, err *field.Error) error {
-	return apierrors.NewInvalid(authorizationv1.SchemeGroupVersion.WithKind(kind).GroupKind(), "", field.ErrorList{err})
+func invalidReview(kind string, errs ...*field.Error) error {
+	return apierrors.NewInvalid(authorizationv1.SchemeGroupVersion.WithKind(kind).GroupKind(), "", errs)
 }
