@@ -1,17 +1,12 @@
 package roles
 
 import (
-	"context"
 	"errors"
-	"maps"
-	"slices"
 
 	rbacv1 "k8s.io/api/rbac/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/component-helpers/auth/rbac/reconciliation"
-
-	"virtmesh/agent/stewards"
 )
 
 // errPlanned is returned by the parts of the library's clients that are never called,
@@ -103,29 +98,3 @@ func (storedBinding) Update(reconciliation.RoleBinding) (reconciliation.RoleBind
 
 // Delete implements reconciliation.RoleBindingModifier.
 func (storedBinding) Delete(_, _ string, _ types.UID) error { return errPlanned }
-
-// nameSource is the source of the names of the objects that should always exist. They wake
-// the loop once at its start, and at each resync.
-type nameSource []stewards.Key
-
-func names[T any](of map[string]T) nameSource {
-	var keys nameSource
-	for _, name := range slices.Sorted(maps.Keys(of)) {
-		keys = append(keys, stewards.Key{Name: name})
-	}
-	return keys
-}
-
-// Subscribe implements stewards.Source.
-func (s nameSource) Subscribe(fn func(stewards.Key)) (cancel func()) {
-	for _, key := range s {
-		fn(key)
-	}
-	return func() {}
-}
-
-// Keys implements stewards.Source.
-func (s nameSource) Keys() []stewards.Key { return s }
-
-// WaitForSync implements stewards.Source.
-func (nameSource) WaitForSync(context.Context) error { return nil }

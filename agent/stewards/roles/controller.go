@@ -3,6 +3,8 @@ package roles
 import (
 	"context"
 	"fmt"
+	"maps"
+	"slices"
 	"time"
 
 	rbacv1 "k8s.io/api/rbac/v1"
@@ -175,3 +177,29 @@ func (b *Bindings) reconcile(ctx context.Context, key stewards.Key) (stewards.Re
 	}
 	return stewards.Result{}, nil
 }
+
+// nameSource is the source of the names of the objects that should always exist. They wake
+// the loop once at its start, and at each resync.
+type nameSource []stewards.Key
+
+func names[T any](of map[string]T) nameSource {
+	var keys nameSource
+	for _, name := range slices.Sorted(maps.Keys(of)) {
+		keys = append(keys, stewards.Key{Name: name})
+	}
+	return keys
+}
+
+// Subscribe implements stewards.Source.
+func (s nameSource) Subscribe(fn func(stewards.Key)) (cancel func()) {
+	for _, key := range s {
+		fn(key)
+	}
+	return func() {}
+}
+
+// Keys implements stewards.Source.
+func (s nameSource) Keys() []stewards.Key { return s }
+
+// WaitForSync implements stewards.Source.
+func (nameSource) WaitForSync(context.Context) error { return nil }

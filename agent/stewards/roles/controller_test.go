@@ -154,6 +154,31 @@ func TestRolesThatAreNotUpdated(t *testing.T) {
 	})
 }
 
+// What is being deleted is left to who deletes it, and made anew when it is gone.
+func TestWhatIsBeingDeleted(t *testing.T) {
+	inMesh(t, func(w *stewardstest.World) {
+		key, bound := objects.Key{Name: "kubevirt.io:view"}, objects.Key{Name: "system:monitoring"}
+		stewardstest.Edit(w, key, func(r *rbacv1.ClusterRole) { r.Finalizers = []string{"example.org/wait"} })
+		stewardstest.Delete[*rbacv1.ClusterRole](w, key, objects.DeleteOptions{})
+		stewardstest.Edit(w, key, func(r *rbacv1.ClusterRole) { r.Rules = nil })
+		stewardstest.Edit(w, bound, func(b *rbacv1.ClusterRoleBinding) { b.Finalizers = []string{"example.org/wait"} })
+		stewardstest.Delete[*rbacv1.ClusterRoleBinding](w, bound, objects.DeleteOptions{})
+		stewardstest.Edit(w, bound, func(b *rbacv1.ClusterRoleBinding) { b.Subjects = nil })
+		w.Settle()
+		if got := binding(w, bound.Name).Subjects; len(got) != 0 {
+			t.Errorf("the binding was given subjects: %v", got)
+		}
+		if got := role(w, key.Name).Rules; len(got) != 0 {
+			t.Errorf("it was given rules: %v", got)
+		}
+		stewardstest.Edit(w, key, func(r *rbacv1.ClusterRole) { r.Finalizers = nil })
+		w.Settle()
+		if got := role(w, key.Name); got == nil || got.DeletionTimestamp != nil || len(got.Rules) == 0 {
+			t.Errorf("the role is %+v", got)
+		}
+	})
+}
+
 // A binding of the program is of its role, whatever somebody has put in its place.
 func TestABindingOfAnotherRoleIsReplaced(t *testing.T) {
 	stewardstest.Run(t, func(w *stewardstest.World) {
@@ -163,8 +188,12 @@ func TestABindingOfAnotherRoleIsReplaced(t *testing.T) {
 		w.Create(stolen)
 		startLoops(w, "h1")
 		w.Settle()
-		if got := binding(w, "system:discovery"); got == nil || got.RoleRef.Name != "system:discovery" {
-			t.Errorf("the binding is %+v", got)
+		got := binding(w, "system:discovery")
+		if got == nil || got.RoleRef.Name != "system:discovery" {
+			t.Fatalf("the binding is %+v", got)
+		}
+		if got.UID == stolen.UID {
+			t.Error("who watched the other binding saw its role change, which no client expects")
 		}
 	})
 }
@@ -205,6 +234,19 @@ func TestRulesOfAnAggregatedRoleAreGathered(t *testing.T) {
 		w.Settle()
 		if got := role(w, view).Rules; !sameRules(got, before) {
 			t.Errorf("rules %v", got)
+		}
+	})
+}
+
+// The order of rules says nothing. A host whose version gathers them in another one does not
+// write against this one.
+func TestTheOrderOfGatheredRules(t *testing.T) {
+	inMesh(t, func(w *stewardstest.World) {
+		last := role(w, view).Rules[0]
+		stewardstest.Edit(w, objects.Key{Name: view}, func(r *rbacv1.ClusterRole) { slices.Reverse(r.Rules) })
+		w.Settle()
+		if rules := role(w, view).Rules; !reflect.DeepEqual(rules[len(rules)-1], last) {
+			t.Error("the rules were written in their first order again")
 		}
 	})
 }
