@@ -28,6 +28,7 @@ import (
 	"virtmesh/agent/stewards/raise"
 	"virtmesh/agent/stewards/roles"
 	"virtmesh/agent/stewards/schedule"
+	"virtmesh/agent/stewards/serviceaccount"
 	"virtmesh/agent/stewards/stewardstest"
 	"virtmesh/agent/stewards/vm"
 )
@@ -79,6 +80,8 @@ func declaredOutputs(t *testing.T) map[string][]stewards.Output {
 	add("stewards/nodes", c10, err)
 	c4, err := namespace.New(d)
 	add("stewards/namespace", c4, err)
+	account, err := serviceaccount.New(d)
+	add("stewards/serviceaccount", account, err)
 	c5, err := operation.New(d, "h1", operation.Acts{meshv1alpha1.RemoveHost: {Outputs: removalOutputs()}})
 	add("stewards/operation", c5, err)
 	c6, err := collect.New(d)

@@ -21,6 +21,7 @@ import (
 	"virtmesh/agent/stewards/raise"
 	"virtmesh/agent/stewards/roles"
 	"virtmesh/agent/stewards/schedule"
+	"virtmesh/agent/stewards/serviceaccount"
 	"virtmesh/agent/stewards/stewardstest"
 	"virtmesh/agent/stewards/vm"
 )
@@ -65,6 +66,7 @@ func construct(t testing.TB, d stewards.Deps, host string, view *schedule.View, 
 	add(collect.NewExpirer(d))
 	add(collect.NewEpochs(d))
 	add(namespace.New(d))
+	add(serviceaccount.New(d))
 	add(operation.New(d, host, nil))
 	add(raise.New(d, stable{}))
 	add(roles.NewRoles(d))

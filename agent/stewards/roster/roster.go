@@ -22,6 +22,7 @@ import (
 	"virtmesh/agent/stewards/raise"
 	"virtmesh/agent/stewards/roles"
 	"virtmesh/agent/stewards/schedule"
+	"virtmesh/agent/stewards/serviceaccount"
 	"virtmesh/agent/stewards/vm"
 	machine "virtmesh/agent/vmi"
 	"virtmesh/gossip"
@@ -58,7 +59,7 @@ type Deps struct {
 func Loops(deps Deps) ([]stewards.Loop, error) {
 	var loops []stewards.Loop
 	for _, add := range []func(Deps) ([]stewards.Loop, error){
-		virtualMachines, placement, otherNodes, lostInstances, garbage, oldEvents, unusedEpochs, namespaces, operations, featureLevel, clusterRoles, clusterRoleBindings,
+		virtualMachines, placement, otherNodes, lostInstances, garbage, oldEvents, unusedEpochs, namespaces, accounts, operations, featureLevel, clusterRoles, clusterRoleBindings,
 	} {
 		more, err := add(deps)
 		if err != nil {
@@ -161,6 +162,11 @@ func unusedEpochs(deps Deps) ([]stewards.Loop, error) {
 func namespaces(deps Deps) ([]stewards.Loop, error) {
 	c, err := namespace.New(deps.engine("namespace"))
 	return loopOf("namespaces", c, err)
+}
+
+func accounts(deps Deps) ([]stewards.Loop, error) {
+	c, err := serviceaccount.New(deps.engine("service accounts"))
+	return loopOf("service accounts", c, err)
 }
 
 func operations(deps Deps) ([]stewards.Loop, error) {
