@@ -51,7 +51,7 @@ func TestEscalation(t *testing.T) {
 	for what, err := range map[string]error{
 		"a role":     second(owner.Roles("blue").Create(ctx, nodes, metav1.CreateOptions{})),
 		"a dry run":  second(owner.Roles("blue").Create(ctx, nodes, metav1.CreateOptions{DryRun: []string{"All"}})),
-		"a binding":  second(owner.RoleBindings("blue").Create(ctx, toSelf("everything"), metav1.CreateOptions{})),
+		"a binding":  second(owner.RoleBindings("blue").Create(ctx, toSelf("cluster-admin"), metav1.CreateOptions{})),
 		"a patch":    patch(types.MergePatchType, "one", `{"rules":[{"verbs":["*"],"apiGroups":["*"],"resources":["*"]}]}`, metav1.PatchOptions{}),
 		"JSON patch": patch(types.JSONPatchType, "one", `[{"op":"replace","path":"/rules","value":[{"verbs":["*"],"apiGroups":["*"],"resources":["*"]}]}]`, metav1.PatchOptions{}),
 		"an apply": patch(types.ApplyPatchType, "one", `{"apiVersion":"rbac.authorization.k8s.io/v1","kind":"Role","metadata":{"name":"one"},"rules":[{"verbs":["*"],"apiGroups":["*"],"resources":["*"]}]}`,
@@ -117,8 +117,15 @@ func TestImpersonation(t *testing.T) {
 	if err := as("helpdesk", "virtmesh:admin"); !apierrors.IsForbidden(err) {
 		t.Errorf("the name of an administrator alone gives rights: %v", err)
 	}
-	if err := as("owner", "system:serviceaccount:blue:robot"); !apierrors.IsForbidden(err) || !strings.Contains(err.Error(), "cannot impersonate") {
-		t.Errorf("as a service account: %v", err)
+	robot := "system:serviceaccount:blue:robot"
+	if err := as("viewer", robot); !apierrors.IsForbidden(err) || !strings.Contains(err.Error(), "cannot impersonate") {
+		t.Errorf("a viewer as a service account: %v", err)
+	}
+	if err := as("editor", robot); !apierrors.IsForbidden(err) || !strings.Contains(err.Error(), `User "system:serviceaccount:blue:robot" cannot list`) {
+		t.Errorf("an editor as a service account of his namespace: %v", err)
+	}
+	if err := as("editor", "system:serviceaccount:red:robot"); !apierrors.IsForbidden(err) || !strings.Contains(err.Error(), "cannot impersonate") {
+		t.Errorf("an editor as a service account of another namespace: %v", err)
 	}
 }
 

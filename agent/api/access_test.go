@@ -25,6 +25,7 @@ import (
 	"virtmesh/agent/kinds"
 	"virtmesh/agent/level"
 	"virtmesh/agent/objects"
+	"virtmesh/agent/stewards/roles"
 	"virtmesh/raftstore"
 	"virtmesh/raftstore/raftstoretest"
 )
@@ -61,30 +62,30 @@ func rule(verbs, groups, resources string) rbacv1.PolicyRule {
 	}
 }
 
-const (
-	reading = "get list watch"
-	writing = "create update patch delete deletecollection"
-)
-
-// roles are what the identities of testdata/access.txt have.
-func roles() map[string][]rbacv1.PolicyRule {
-	view := []rbacv1.PolicyRule{
-		rule(reading, "kubevirt.io", "virtualmachines virtualmachineinstances"), rule(reading, "core", "namespaces configmaps"),
-	}
-	edit := append([]rbacv1.PolicyRule{
-		rule(writing, "kubevirt.io", "virtualmachines virtualmachineinstances"), rule(reading+" "+writing, "core", "secrets"), rule(writing, "core", "configmaps"),
-		rule("update", "subresources.kubevirt.io", "virtualmachines/start virtualmachines/stop virtualmachineinstances/pause"),
-		rule("get", "subresources.kubevirt.io", "virtualmachineinstances/console virtualmachineinstances/vnc"),
-	}, view...)
-	return map[string][]rbacv1.PolicyRule{
-		"view": view, "edit": edit,
-		"admin":       append([]rbacv1.PolicyRule{rule(reading+" "+writing, rbacv1.GroupName, "roles rolebindings")}, edit...),
+// bootstrap returns the rules of the roles that a mesh has from the start, with those that they
+// gather, and a few more that testdata/access.txt has somebody for.
+func bootstrap() map[string][]rbacv1.PolicyRule {
+	rules := map[string][]rbacv1.PolicyRule{
 		"starter":     {rule("get", "kubevirt.io", "virtualmachines"), rule("update", "subresources.kubevirt.io", "virtualmachines/start")},
 		"impersonate": {rule("impersonate", "core", "users")},
-		"everything":  {rule("*", "*", "*"), {Verbs: []string{"*"}, NonResourceURLs: []string{"*"}}},
-		"known": {rule("create", "authorization.k8s.io", "selfsubjectaccessreviews selfsubjectrulesreviews"),
-			{Verbs: []string{"get"}, NonResourceURLs: []string{"/api", "/api/*", "/apis", "/apis/*", "/openapi", "/openapi/*"}}},
 	}
+	gatheredBy := map[string][]string{"view": {"view", "edit", "admin"}, "edit": {"edit", "admin"}, "admin": {"admin"}}
+	for _, o := range roles.Bootstrap() {
+		role, ok := o.(*rbacv1.ClusterRole)
+		if !ok {
+			continue
+		}
+		rules[role.Name] = append(rules[role.Name], role.Rules...)
+		for label, names := range gatheredBy {
+			if role.AggregationRule != nil || role.Labels["rbac.authorization.k8s.io/aggregate-to-"+label] != "true" {
+				continue
+			}
+			for _, name := range names {
+				rules[name] = append(rules[name], role.Rules...)
+			}
+		}
+	}
+	return rules
 }
 
 // person is the subject of a binding.
@@ -96,7 +97,7 @@ func person(name string) rbacv1.Subject {
 func grantRoles(t testing.TB, h *host) {
 	t.Helper()
 	client := h.admin(t).RbacV1()
-	for name, rules := range roles() {
+	for name, rules := range bootstrap() {
 		if _, err := client.ClusterRoles().Create(t.Context(), &rbacv1.ClusterRole{ObjectMeta: metav1.ObjectMeta{Name: name}, Rules: rules}, metav1.CreateOptions{}); err != nil {
 			t.Fatal(err)
 		}
@@ -110,10 +111,12 @@ func grantRoles(t testing.TB, h *host) {
 			t.Fatal(err)
 		}
 	}
-	known := &rbacv1.ClusterRoleBinding{ObjectMeta: metav1.ObjectMeta{Name: "known"}, RoleRef: rbacv1.RoleRef{Kind: "ClusterRole", Name: "known"},
-		Subjects: []rbacv1.Subject{{APIGroup: rbacv1.GroupName, Kind: rbacv1.GroupKind, Name: "system:authenticated"}}}
-	if _, err := client.ClusterRoleBindings().Create(t.Context(), known, metav1.CreateOptions{}); err != nil {
-		t.Fatal(err)
+	for _, o := range roles.Bootstrap() {
+		if b, ok := o.(*rbacv1.ClusterRoleBinding); ok {
+			if _, err := client.ClusterRoleBindings().Create(t.Context(), b, metav1.CreateOptions{}); err != nil {
+				t.Fatal(err)
+			}
+		}
 	}
 	viewer := kubernetes.NewForConfigOrDie(h.config(t, "viewer", "people"))
 	await(t, "the roles count", func() bool {
