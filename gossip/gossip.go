@@ -28,6 +28,7 @@ type Gossip struct {
 	list    *memberlist.Memberlist
 	queue   *memberlist.TransmitLimitedQueue
 	metrics *metrics
+	opened  time.Time // by a clock that nobody sets
 
 	suspects  atomic.Int32 // pending verdicts, see countSuspects
 	conflicts atomic.Uint64
@@ -79,6 +80,7 @@ func New(cfg Config) (*Gossip, error) {
 		sends:  make(chan struct{}, maxSends),
 		checks: make(chan struct{}, maxChecks),
 		meta:   make(chan struct{}, 1),
+		opened: time.Now(),
 	}
 	if g.log == nil {
 		g.log = slog.New(slog.DiscardHandler)
@@ -226,6 +228,18 @@ func (g *Gossip) Count(s State) int {
 		return 0
 	}
 	return g.detector.count[s]
+}
+
+// Settled reports whether this member has run for as long as a member can be suspect before it is
+// dead, and has looked twice for those that it misses: one of which it has heard nothing by then
+// cannot be reached, or does not run. What a member that has just started does not hear says
+// nothing.
+func (g *Gossip) Settled() bool {
+	g.mu.Lock()
+	n := g.detector.live()
+	g.mu.Unlock()
+	p := g.config.Profile
+	return time.Since(g.opened) >= max(p.suspicionLimit(n)+p.HoldFor(n), 2*g.config.ReconnectInterval)
 }
 
 // member combines what is known about a peer. The caller holds the lock.

@@ -48,6 +48,9 @@ func NoteNextCA(ctx context.Context, store Store, rotation string, before, next,
 // pin.
 func GiveCA(ctx context.Context, store Store, rotation string, next Pin) error {
 	return changeCA(ctx, store, func(rec *CARecord) (bool, error) {
+		if err := rec.mustBe(rotation); err != nil {
+			return false, err
+		}
 		if pin, ok := rec.NextCA(); rec.Stage == CAWanted && (!ok || pin != next) {
 			return false, errors.New("another CA has become the next one")
 		}

@@ -302,13 +302,16 @@ func (r caRotation) awaitHosts(ctx context.Context, report func(done, total int6
 	ctx, cancel := context.WithTimeout(ctx, keysPatience)
 	defer cancel()
 	for {
-		have, waiting, _ := r.peers.byFacts(done)
+		have, waiting, off := r.peers.byFacts(done)
 		report(int64(len(have)), int64(len(have)+len(waiting)))
-		if len(waiting) == 0 {
+		if r.peers.haveFollowed(waiting, off) {
 			return nil
 		}
 		select {
 		case <-ctx.Done():
+			if len(waiting) == 0 {
+				return errHearsNobody(ctx, off)
+			}
 			return fault.New(fault.Unavailable, "not every host that is on %s yet: %s", what, level.NameHosts(waiting)).About(waiting[0]).
 				WithRemedy("look at the agent's log there; if it cannot be mended now, stop that agent ('systemctl stop virtmesh'): its guests go on, and it follows when it starts")
 		case <-time.After(keysPoll):
@@ -325,10 +328,14 @@ func (r caRotation) awaitOther(ctx context.Context) error {
 		if err == nil && rec.Stage == identity.CAReplaced {
 			return nil
 		}
+		if err == nil && hasStopped(ctx, r.store, rec.Rotation) {
+			return fault.New(fault.Conflict, "%w and stopped before its end", identity.ErrOtherCARotation).
+				WithRemedy("'virtmesh ca rotate' replaces the CA")
+		}
 		select {
 		case <-ctx.Done():
 			return fault.New(fault.Unavailable, "%w and has not ended yet", identity.ErrOtherCARotation).
-				WithRemedy("'virtmesh operation ls' shows it; if it was cancelled, 'virtmesh ca rotate' replaces the CA")
+				WithRemedy("'virtmesh operation ls' shows it")
 		case <-time.After(keysPoll):
 		}
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"virtmesh/agent/fault"
@@ -50,7 +51,7 @@ func (m *Member) GossipRotationSteps(op *meshv1alpha1.Operation, store objects.S
 }
 
 // awaitOtherRotation waits until the rotation that has begun last has replaced the key.
-func awaitOtherRotation(ctx context.Context, store identity.Store) error {
+func awaitOtherRotation(ctx context.Context, store objects.Store) error {
 	ctx, cancel := context.WithTimeout(ctx, keysPatience)
 	defer cancel()
 	for {
@@ -58,14 +59,22 @@ func awaitOtherRotation(ctx context.Context, store identity.Store) error {
 		if err == nil && rec.Stage == identity.GossipKeyReplaced {
 			return nil
 		}
+		if err == nil && hasStopped(ctx, store, strings.TrimSuffix(rec.Rotation, barredSuffix)) {
+			return fault.New(fault.Conflict, "%w and stopped before its end", identity.ErrOtherRotation).
+				WithRemedy("'virtmesh gossip rotate-key' replaces the key")
+		}
 		select {
 		case <-ctx.Done():
 			return fault.New(fault.Unavailable, "%w and has not ended yet", identity.ErrOtherRotation).
-				WithRemedy("'virtmesh operation ls' shows it; if it was cancelled, 'virtmesh gossip rotate-key' replaces the key")
+				WithRemedy("'virtmesh operation ls' shows it")
 		case <-time.After(keysPoll):
 		}
 	}
 }
+
+// barredSuffix follows the UID of a removal in the name of the rotation that only shows who has
+// barred the host.
+const barredSuffix = "-barred"
 
 // keysAfterRemoval returns the last steps of a removal: they revoke the join tokens, one of
 // which the removed host may have made for itself, and replace the keys that it knows. Below
@@ -81,7 +90,7 @@ func (m *Member) keysAfterRemoval(op *meshv1alpha1.Operation, store objects.Stor
 		if rec.Rotation == string(op.UID) {
 			return nil // the replacement goes on
 		}
-		if err := retryConflicts(func() error { return identity.GiveGossipKey(ctx, store, string(op.UID)+"-barred") }); err != nil {
+		if err := retryConflicts(func() error { return identity.GiveGossipKey(ctx, store, string(op.UID)+barredSuffix) }); err != nil {
 			return err
 		}
 		return m.awaitGossipKeys(ctx, store, report)
@@ -152,18 +161,26 @@ func (m *Member) awaitGossipKeys(ctx context.Context, store identity.Store, repo
 		return err
 	}
 	for {
-		have, waiting, _ := m.peers.withKeys(rec.Keys)
+		have, waiting, off := m.peers.withKeys(rec.Keys)
 		report(int64(len(have)), int64(len(have)+len(waiting)))
-		if len(waiting) == 0 {
+		if m.peers.haveFollowed(waiting, off) {
 			return nil
 		}
 		select {
 		case <-ctx.Done():
+			if len(waiting) == 0 {
+				return errHearsNobody(ctx, off)
+			}
 			return fault.New(fault.Unavailable, "not every host that is on has taken the gossip keys yet: %s", level.NameHosts(waiting)).About(waiting[0]).
 				WithRemedy("look at the agent's log there; if it cannot be mended now, stop that agent ('systemctl stop virtmesh'): its guests go on, and it takes the keys when it starts")
 		case <-time.After(keysPoll):
 		}
 	}
+}
+
+// errHearsNobody returns the error of a step whose time ended before it was known which hosts are off.
+func errHearsNobody(ctx context.Context, off []string) error {
+	return fault.New(fault.Unavailable, "this agent has just started and does not hear every host yet (%s): %w", level.NameHosts(off), context.Cause(ctx))
 }
 
 // RotateGossipKey implements admin.Mesh. It creates an operation that replaces the key, or

@@ -65,6 +65,13 @@ func (p *Peers) byFacts(done func(gossip.Facts) bool) (have, waiting, off []stri
 	return have, waiting, off
 }
 
+// haveFollowed reports whether all hosts are as a rotation wants them, see byFacts: nobody is waited
+// for, and who is off is off for certain. An agent that has just started hears nobody yet.
+func (p *Peers) haveFollowed(waiting, off []string) bool {
+	g := p.gossip.Load()
+	return len(waiting) == 0 && (len(off) == 0 || g != nil && g.Settled())
+}
+
 // keeps reports whether a key is that of another host that keeps its key, by what this host
 // knows of the others.
 func (p *Peers) keeps(node identity.Node, key identity.Pin) bool {
