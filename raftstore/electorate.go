@@ -1,8 +1,13 @@
 package raftstore
 
 import (
+	"fmt"
 	"slices"
 )
+
+// maxElectionIndex bounds the log index of voters that somebody vouches for: far more than a log
+// reaches. Behind a higher one no voters would ever be believed.
+const maxElectionIndex = 1 << 48
 
 // Electorate is who votes in a group from a log index on.
 type Electorate struct {
@@ -23,10 +28,13 @@ func (s *Store) Electorate() Electorate {
 // BelieveVoters makes this replica believe what a majority of some voters signs, if they vote
 // later than those whom it believes. The caller vouches for them: a replica that was off may
 // know only voters that are gone, and then nobody else can tell it who votes. Those of another
-// group have no effect: a replica of a group that was replaced stops by itself. It returns an error if it
-// cannot be stored.
+// group have no effect: a replica of a group that was replaced stops by itself. It returns ErrInvalidTxn for
+// more voters, or a later index, than any group has, and an error if it cannot be stored.
 func (s *Store) BelieveVoters(e Electorate) error {
-	if e.Group != s.group.current().String() || len(e.Voters) == 0 || len(e.Voters) > maxStatedVoters {
+	if len(e.Voters) > maxStatedVoters || e.Index > maxElectionIndex {
+		return fmt.Errorf("%w: %d voters from log index %d on, at most %d and %d are believed", ErrInvalidTxn, len(e.Voters), e.Index, maxStatedVoters, uint64(maxElectionIndex))
+	}
+	if e.Group != s.group.current().String() || len(e.Voters) == 0 {
 		return nil
 	}
 	voters := slices.Compact(slices.Sorted(slices.Values(e.Voters)))

@@ -51,6 +51,11 @@ func TestVotersThatSomebodyVouchesFor(t *testing.T) {
 		if err := s.BelieveVoters(other); err != nil || confirm() == nil {
 			t.Errorf("it believes voters of another group: %v", err)
 		}
+		far := today
+		far.Index = 1 << 60 // nobody would follow them
+		if err := s.BelieveVoters(far); !errors.Is(err, raftstore.ErrInvalidTxn) {
+			t.Errorf("voters from an index on that no log reaches: %v", err)
+		}
 		if err := s.BelieveVoters(today); err != nil {
 			t.Fatal(err)
 		}

@@ -80,6 +80,7 @@ func (m *Member) Status(ctx context.Context) (*admin.Status, error) {
 	status.Warnings = append(warnings(status, replica), contradictions(status, replica, lost, m.store.SilenceLimit(), m.config.GossipPort)...)
 	status.Warnings = append(status.Warnings, belowLevel(status)...)
 	status.Warnings = append(status.Warnings, m.listWarnings()...)
+	status.Warnings = append(status.Warnings, m.unnamedVoters(ctx)...)
 	status.Warnings = append(status.Warnings, m.unfinishedCA(ctx)...)
 	status.Warnings = append(status.Warnings, outdatedBundle(status.Keyring)...)
 	status.Warnings = append(status.Warnings, shutKeyring(status.Keyring)...)

@@ -9,6 +9,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"virtmesh/agent/identity"
+	"virtmesh/agent/level"
 	"virtmesh/agent/membership/succession"
 	"virtmesh/agent/port/enrol"
 )
@@ -111,12 +113,35 @@ func (m *Member) listWarnings() []string {
 	if m.lists.keeper == nil {
 		return nil
 	}
+	if err := m.lists.keeper.Spoilt(); err != nil {
+		return []string{fmt.Sprintf("what %s knew of the mesh's voters is lost (%v): it learns it anew from its leader; if it does not find the mesh, %s", m.config.Name, err, resyncRemedy)}
+	}
 	why := m.lists.keeper.Refused()
 	if why == nil {
 		return nil
 	}
-	return []string{fmt.Sprintf("%s hears no leader, and the voters that it knows have not signed for the list of voters that others tell it (%v): "+
+	return []string{fmt.Sprintf("%s hears no leader that answers it, and the voters that it knows have not signed for the list of voters that others tell it (%v): "+
 		"make sure that these are hosts of your mesh, and then %s", m.config.Name, why, resyncRemedy)}
+}
+
+// unnamedVoters says which voters keep the list of the mesh's voters from being made: their records
+// do not name their keys. Each agent writes its own record.
+func (m *Member) unnamedVoters(ctx context.Context) []string {
+	if m.store.FeatureLevel() < level.Succession {
+		return nil
+	}
+	hosts := identity.NewHosts(m.store)
+	var names []string
+	for _, name := range m.store.Voters() {
+		if rec, err := hosts.Get(ctx, name, localRead); err == nil && !rec.KeyKept {
+			names = append(names, name)
+		}
+	}
+	if len(names) == 0 {
+		return nil
+	}
+	return []string{fmt.Sprintf("the records of voters do not name their keys yet (%s), and until they do, hosts that are off do not learn who votes now: "+
+		"an agent writes its record within a minute after its start; look at its log (journalctl -u virtmesh)", level.NameHosts(names))}
 }
 
 // startVoterList keeps the list of the mesh's voters until the member is closed.

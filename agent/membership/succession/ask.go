@@ -22,17 +22,40 @@ const (
 	askPause, maxAskPause = 10 * time.Second, time.Minute
 	askTime               = 5 * time.Second
 	askedAtOnce           = 5
+	// reachPause is how often a host looks whether the leader that it hears answers it.
+	reachPause = time.Minute
 )
 
+// errShorter is why a host is not believed that does not have the list of this one: it lags behind,
+// or it is of a mesh that was restored.
+var errShorter = errors.New("it does not have the list of voters of this host: it lags behind, or the mesh was restored")
+
 // isCutOff reports whether this host must ask others for lists: it does not hear its leader, or has
-// heard for a while what nobody confirms. Whoever feeds a follower can make it hear a leader.
-func (k *Keeper) isCutOff() bool {
-	return !k.cfg.Group.HearsLeader() || !k.unconfirmed.IsZero() && time.Since(k.unconfirmed) >= settling
+// heard for a while what nobody confirms, or one that does not answer. Whoever feeds a follower can
+// make it hear a leader.
+func (k *Keeper) isCutOff(ctx context.Context) bool {
+	k.noteReach(ctx)
+	lasts := func(since time.Time) bool { return !since.IsZero() && time.Since(since) >= settling }
+	return !k.cfg.Group.HearsLeader() || lasts(k.unconfirmed) || lasts(k.unreached)
+}
+
+// noteReach notes since when the leader does not answer this host. While it does, it is asked now
+// and then only.
+func (k *Keeper) noteReach(ctx context.Context) {
+	if k.unreached.IsZero() && time.Since(k.reached) < reachPause {
+		return
+	}
+	switch {
+	case k.cfg.Group.IsLeader() || k.cfg.Group.ReachesLeader(ctx):
+		k.reached, k.unreached = time.Now(), time.Time{}
+	case k.unreached.IsZero():
+		k.unreached = time.Now()
+	}
 }
 
 // askOthers asks other hosts for later lists while this one is cut off.
 func (k *Keeper) askOthers(ctx context.Context) {
-	if !k.isCutOff() {
+	if !k.isCutOff(ctx) {
 		k.silentSince, k.pause = time.Time{}, 0
 		k.setRefused(nil)
 		return
@@ -50,15 +73,25 @@ func (k *Keeper) askOthers(ctx context.Context) {
 		return
 	}
 	k.asked, k.pause = now, max(askPause, min(2*k.pause, maxAskPause))
-	var refused error
+	var refused, shorter error
+	agreed := false // somebody has this host's list, and no later one
 	for _, a := range k.fetch(ctx, append(someOf(first), someOf(others)...)) {
 		ahead, err := k.take(ctx, a)
-		if ahead {
+		switch {
+		case ahead:
 			k.pause = 0 // there may be more
 			k.setRefused(nil)
 			return
+		case errors.Is(err, errShorter):
+			shorter = errors.Join(shorter, err)
+		case err == nil:
+			agreed = true
+		default:
+			refused = errors.Join(refused, err)
 		}
-		refused = errors.Join(refused, err)
+	}
+	if !agreed {
+		refused = errors.Join(refused, shorter)
 	}
 	k.setRefused(refused)
 }
@@ -92,29 +125,31 @@ type answer struct {
 	data   [][]byte
 }
 
-// fetch asks hosts, all at once, for this host's list and those after it.
-func (k *Keeper) fetch(ctx context.Context, sources []string) []answer {
+// fetch asks hosts, all at once, for this host's list and those after it, and returns what those
+// say that answer.
+func (k *Keeper) fetch(ctx context.Context, sources []string) []*answer {
 	ctx, cancel := context.WithTimeout(ctx, askTime)
 	defer cancel()
-	answers := make([]answer, len(sources))
+	answers := make([]*answer, len(sources))
 	var asking sync.WaitGroup
 	for i, source := range sources {
 		asking.Go(func() {
 			data, err := k.cfg.Fetch(ctx, source, max(k.Version(), 1)-1)
 			if err != nil {
 				k.cfg.Logger.Debug("a host was asked for the list of voters in vain", "addr", source, "err", err)
+				return
 			}
-			answers[i] = answer{source, data}
+			answers[i] = &answer{source, data}
 		})
 	}
 	asking.Wait()
-	return answers
+	return slices.DeleteFunc(answers, func(a *answer) bool { return a == nil })
 }
 
 // take takes the later lists of another host, if they follow from the list that this one has,
 // or from its own copy of the state if it has none. It reports whether there was one. The error
 // says why what the other has was not believed.
-func (k *Keeper) take(ctx context.Context, a answer) (ahead bool, err error) {
+func (k *Keeper) take(ctx context.Context, a *answer) (ahead bool, err error) {
 	kept, source := k.kept.Load(), a.source
 	list := make([]*manifest.Signed, 0, len(a.data))
 	for _, raw := range a.data {
@@ -123,6 +158,9 @@ func (k *Keeper) take(ctx context.Context, a answer) (ahead bool, err error) {
 			return false, fmt.Errorf("%s: %w", source, err)
 		}
 		list = append(list, s)
+	}
+	if len(list) == 0 && kept != nil {
+		return false, fmt.Errorf("%s: %w", source, errShorter)
 	}
 	if len(list) == 0 {
 		return false, nil

@@ -16,7 +16,7 @@ import (
 )
 
 // Group is what a Keeper asks of the replicated store's group; *raftstore.Store implements it.
-// Only Confirm may block.
+// Only Confirm and ReachesLeader may block.
 type Group interface {
 	// FeatureLevel returns the feature level of this host's copy of the state.
 	FeatureLevel() uint32
@@ -24,6 +24,8 @@ type Group interface {
 	// reach it.
 	IsLeader() bool
 	HearsLeader() bool
+	// ReachesLeader reports whether the leader that this host hears answers it, too.
+	ReachesLeader(ctx context.Context) bool
 	// Electorate returns who votes by this host's copy.
 	Electorate() raftstore.Electorate
 	// BelieveVoters makes the replica believe what a majority of these voters signs.
@@ -83,6 +85,9 @@ type Keeper struct {
 	known       []string  // who could be asked in the last step
 	told        time.Time // when hosts that are not heard were told last, and whose turn is next
 	turn        int
+	// reached is when the leader that this host hears answered it last, and unreached since when it
+	// does not; zero: it does.
+	reached, unreached time.Time
 	// sound: this host has seen that the state's lists lead to its own and no further, and has heard
 	// the leader since. brokenSince is since when they do not, and unconfirmed since when the state
 	// was not confirmed when that was needed; zero: it is not so.
@@ -99,18 +104,25 @@ type Keeper struct {
 	mu sync.Mutex
 	// refused is why what others have sent was not believed, nil if it was.
 	refused error
+	// spoilt is why the list that the host has kept cannot be read; nil once it has one again.
+	spoilt error
 }
 
 // New returns the Keeper of a host, with the list that the host has kept.
 func New(cfg Config) (*Keeper, error) {
 	k := &Keeper{cfg: cfg}
 	data, err := cfg.Book.Manifest()
-	if err != nil || len(data) == 0 {
+	if err != nil {
+		k.spoilt = err
 		return k, err
+	}
+	if len(data) == 0 {
+		return k, nil
 	}
 	kept, err := manifest.Parse(data)
 	if err != nil {
-		return k, fmt.Errorf("the list of voters that this host has kept: %w", err)
+		k.spoilt = fmt.Errorf("the list of voters that this host has kept: %w", err)
+		return k, k.spoilt
 	}
 	k.kept.Store(kept)
 	return k, nil
@@ -192,6 +204,14 @@ func (k *Keeper) Refused() error {
 	return k.refused
 }
 
+// Spoilt returns why this host does not know any more which voters it has followed: what it has kept
+// of them cannot be read, and it has not learned it anew. It is nil otherwise.
+func (k *Keeper) Spoilt() error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.spoilt
+}
+
 // Waiting reports whether a list waits for signatures, so that the next step is due soon.
 func (k *Keeper) Waiting() bool { return k.waiting.Load() }
 
@@ -237,6 +257,9 @@ func (k *Keeper) adopt(s *manifest.Signed) error {
 		return err
 	}
 	before := k.kept.Swap(s)
+	k.mu.Lock()
+	k.spoilt = nil
+	k.mu.Unlock()
 	if before == nil || before.Hash() != s.Hash() {
 		k.cfg.Logger.Info("the list of the mesh's voters has changed", "version", m.Version, "voters", m.VoterNames(), "anew", m.Anew)
 	}

@@ -20,16 +20,18 @@ import (
 type group struct {
 	level         uint32
 	leads, silent bool
+	mute          bool // the leader that it hears does not answer it
 	electorate    raftstore.Electorate
 	believed      raftstore.Electorate
 	confirm       error
 }
 
-func (g *group) FeatureLevel() uint32             { return g.level }
-func (g *group) IsLeader() bool                   { return g.leads }
-func (g *group) HearsLeader() bool                { return !g.silent }
-func (g *group) Electorate() raftstore.Electorate { return g.electorate }
-func (g *group) Confirm(context.Context) error    { return g.confirm }
+func (g *group) FeatureLevel() uint32               { return g.level }
+func (g *group) IsLeader() bool                     { return g.leads }
+func (g *group) HearsLeader() bool                  { return !g.silent }
+func (g *group) ReachesLeader(context.Context) bool { return !g.silent && !g.mute }
+func (g *group) Electorate() raftstore.Electorate   { return g.electorate }
+func (g *group) Confirm(context.Context) error      { return g.confirm }
 func (g *group) BelieveVoters(e raftstore.Electorate) error {
 	if e.Group == g.electorate.Group && e.Index > g.believed.Index {
 		g.believed = e
