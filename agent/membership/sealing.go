@@ -2,6 +2,7 @@ package membership
 
 import (
 	"errors"
+	"fmt"
 	"slices"
 
 	"virtmesh/agent/hostseal"
@@ -26,7 +27,7 @@ func mayOpenKeys(id *identity.Identity) bool { return slices.ContainsFunc(id.Shu
 // keyringSeal returns what operators are told of how this host's keyring is sealed.
 func (m *Member) keyringSeal() admin.KeyringSeal {
 	state := m.identity.Sealing()
-	seal := admin.KeyringSeal{With: state.Kind}
+	seal := admin.KeyringSeal{With: state.Kind, FellBack: state.FellBack}
 	switch {
 	case errors.Is(state.NoTPM, hostseal.ErrNoChip):
 		seal.NoTPM = hostseal.ErrNoChip.Error()
@@ -39,12 +40,17 @@ func (m *Member) keyringSeal() admin.KeyringSeal {
 	return seal
 }
 
-// shutKeyring warns of keys that this host has on its disk and cannot open.
-func shutKeyring(k *admin.KeyringStatus) []string {
+// sealWarnings warns of keys that a host has on its disk and cannot open, and of a TPM that seals
+// them no more: from then on whoever has the disk has the keys.
+func sealWarnings(host string, k *admin.KeyringStatus) []string {
 	if k == nil {
 		return nil
 	}
-	return k.Seal.Shut
+	list := slices.Clone(k.Seal.Shut)
+	if k.Seal.FellBack {
+		list = append(list, fmt.Sprintf("the keyring of %s is sealed with a file of root's, and no more with the TPM (%s): 'virtmesh doctor' there says what to do", host, k.Seal.NoTPM))
+	}
+	return list
 }
 
 // ReadBundle returns what a recovery bundle holds by the keyring in a state directory, which it

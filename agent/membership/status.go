@@ -83,7 +83,7 @@ func (m *Member) Status(ctx context.Context) (*admin.Status, error) {
 	status.Warnings = append(status.Warnings, m.unnamedVoters(ctx)...)
 	status.Warnings = append(status.Warnings, m.unfinishedCA(ctx)...)
 	status.Warnings = append(status.Warnings, outdatedBundle(status.Keyring)...)
-	status.Warnings = append(status.Warnings, shutKeyring(status.Keyring)...)
+	status.Warnings = append(status.Warnings, sealWarnings(status.Host, status.Keyring)...)
 	if err := m.addVoters(ctx, status); err != nil {
 		return nil, err
 	}

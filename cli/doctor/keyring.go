@@ -76,9 +76,15 @@ func checkSeal(f Facts) []Finding {
 		return nil
 	}
 	seal := f.Status.Keyring.Seal
+	var shut []Finding
+	for _, sentence := range seal.Shut {
+		shut = append(shut, warn(check, sentence, "see what the sentence says")...)
+	}
 	switch {
-	case len(seal.Shut) > 0:
-		return warn(check, seal.Shut[0], "see what the sentence says")
+	case seal.FellBack:
+		return append(shut, warn(check, "sealed with a file of root's, and no more with the TPM: "+seal.NoTPM, tpmRemedy)...)
+	case len(shut) > 0:
+		return shut
 	case seal.With == hostseal.Unsealed && seal.NoTPM != "":
 		return warn(check, "in clear: "+seal.NoTPM, "set keyring.seal in agent.yaml to 'file', or to 'auto', and restart the agent")
 	case seal.With == hostseal.Unsealed:
@@ -90,6 +96,9 @@ func checkSeal(f Facts) []Finding {
 	}
 	return pass(check, "sealed with a file of root's, as keyring.seal says")
 }
+
+// tpmRemedy is what to do on a host whose TPM has sealed its keyring and does so no more.
+const tpmRemedy = "restart the machine, with its power off for a moment: the agent seals with the TPM again once it answers; if it is gone for good, set keyring.seal in agent.yaml to 'file'"
 
 // votersOf names the hosts that hold the keyring, this host alone if it is one of them.
 func votersOf(s *admin.Status) string {

@@ -61,6 +61,20 @@ func TestHowTheKeyringIsSealed(t *testing.T) {
 	}
 }
 
+// All files that cannot be opened are shown, each with what helps, and a TPM that seals no more.
+func TestAllThatIsWrongWithTheSealIsShown(t *testing.T) {
+	seal := admin.KeyringSeal{With: hostseal.KindFile, FellBack: true, NoTPM: "the TPM is busy", Shut: []string{"the key of the CA", "the keys for Secrets"}}
+	found := checkSeal(Facts{Status: &admin.Status{Level: &admin.Level{Mesh: level.Succession}, Keyring: &admin.KeyringStatus{Seal: seal}}})
+	if len(found) != 3 {
+		t.Fatalf("%+v", found)
+	}
+	for i, says := range []string{"the key of the CA", "the keys for Secrets", "no more with the TPM: the TPM is busy"} {
+		if f := found[i]; f.Result != Warning || !strings.Contains(f.Detail, says) || f.Fix == "" {
+			t.Errorf("%+v, want %s", f, says)
+		}
+	}
+}
+
 func TestReadStatus(t *testing.T) {
 	socket := filepath.Join(t.TempDir(), "agent.sock")
 	if got := readStatus(t.Context(), socket); got != nil {

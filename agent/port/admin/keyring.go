@@ -50,6 +50,8 @@ type KeyringSeal struct {
 	With hostseal.Kind `json:"with,omitempty"`
 	// NoTPM says why it is not the TPM, if the administrator did not ask for a file.
 	NoTPM string `json:"noTPM,omitempty"`
+	// FellBack says that the TPM has sealed it before, and a file does now because of NoTPM.
+	FellBack bool `json:"fellBack,omitempty"`
 	// Shut says what the host cannot open any more, and what to do.
 	Shut []string `json:"shut,omitempty"`
 }
