@@ -293,7 +293,7 @@ func (m *scriptMesh) node(ts *testscript.TestScript, _ bool, args []string) {
 type quietInstances struct{ guests.Instances }
 
 // Stream echoes one line and ends.
-func (*quietInstances) Stream(context.Context, string, string, guests.StreamKind) (io.ReadWriteCloser, error) {
+func (*quietInstances) Stream(context.Context, string, string, guests.StreamRequest) (io.ReadWriteCloser, error) {
 	return &echo{}, nil
 }
 

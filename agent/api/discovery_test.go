@@ -45,8 +45,10 @@ func TestDiscovery(t *testing.T) {
 					t.Errorf("%s has a status resource: %v, want %v", k.GVK.Kind, status, k.Status)
 				}
 			}
-			if _, ok := found["subresources.kubevirt.io/v1/virtualmachines/start"]; !ok {
-				t.Error("the subresources are not discovered")
+			for _, name := range []string{"virtualmachines/start", "virtualmachineinstances/vnc/screenshot", "virtualmachineinstances/evacuate/cancel"} {
+				if r, ok := found["subresources.kubevirt.io/v1/"+name]; !ok || !r.Namespaced || len(r.Verbs) != 1 {
+					t.Errorf("%s is discovered as %+v", name, r)
+				}
 			}
 			if slices.Contains(found["v1/namespaces"].Verbs, "deletecollection") {
 				t.Error("namespaces can be deleted as a collection")

@@ -25,6 +25,8 @@ type group struct {
 	version    schema.GroupVersion
 	storage    map[string]rest.Storage
 	serializer runtime.NegotiatedSerializer
+	// listed is what discovery lists; nil for what the library makes of the storage.
+	listed []metav1.APIResource
 }
 
 // installer adds API groups to a server. It does what the library's InstallAPIGroups
@@ -72,6 +74,11 @@ func (i *installer) installGroup(g group) error {
 	resources, _, err := i.apiGroupVersion(root, g).InstallREST(i.server.Handler.GoRestfulContainer)
 	if err != nil {
 		return fmt.Errorf("install %s: %w", g.version, err)
+	}
+	if g.listed != nil {
+		if resources, err = genericapi.ConvertGroupVersionIntoToDiscovery(g.listed); err != nil {
+			return fmt.Errorf("list %s: %w", g.version, err)
+		}
 	}
 	version := apidiscoveryv2.APIVersionDiscovery{
 		Freshness: apidiscoveryv2.DiscoveryFreshnessCurrent,

@@ -41,6 +41,7 @@ const (
 // port, and call Run.
 type Server struct {
 	config  Config
+	types   *types
 	generic *genericapiserver.GenericAPIServer
 	drain   *drain
 	tokens  *tokens.Authenticator // nil if nobody can use tokens
@@ -59,7 +60,7 @@ func New(config Config) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Server{config: config, drain: newDrain()}
+	s := &Server{config: config, types: t, drain: newDrain()}
 	if config.Tokens.Signer != nil {
 		s.tokens = tokens.New(config.Tokens)
 	}
@@ -102,6 +103,7 @@ func (s *Server) genericConfig(t *types, options *restOptions) *genericapiserver
 	c.MaxMutatingRequestsInFlight = s.config.MaxWrites
 	c.RequestTimeout = s.config.RequestTimeout
 	c.MaxRequestBodyBytes = maxBody
+	c.RequestInfoResolver = subresources.Resolver{RequestInfoResolver: genericapiserver.NewRequestInfoResolver(c)}
 	c.LongRunningFunc = genericfilters.BasicLongRunningRequestCheck(sets.NewString("watch"), sets.NewString(subresources.Streams()...))
 	c.EnableProfiling = false
 	c.EnableMetrics = false // served together with the agent's own
@@ -184,6 +186,7 @@ func newGroups(config Config, t *types, all []*kinds.Kind, generic *genericapise
 			Instances: config.Instances,
 		}),
 		serializer: jsonOnly{t.codecs},
+		listed:     subresources.Resources(),
 	})
 	for gv, storage := range reviews.Storage(judge{roles: config.Authorizer, level: config.Store.FeatureLevel}, generic.Authentication.Authenticator) {
 		groups = append(groups, group{version: gv, storage: storage, serializer: t.codecs})

@@ -9,7 +9,11 @@ import (
 
 	utilversion "k8s.io/apimachinery/pkg/util/version"
 	"k8s.io/apimachinery/pkg/version"
+	"k8s.io/apiserver/pkg/endpoints/discovery"
+	"k8s.io/apiserver/pkg/endpoints/handlers/responsewriters"
 	"k8s.io/component-base/compatibility"
+
+	"virtmesh/agent/api/subresources"
 )
 
 // kubernetesVersion is the version that /version reports.
@@ -45,13 +49,28 @@ func versionInfo(git string) version.Info {
 // extraPaths serves the paths of the subresources group that belong to no object.
 func (s *Server) extraPaths(api http.Handler) http.Handler {
 	product := versionInfo(s.config.Version)
+	codecs := s.types.codecs
+	list := discovery.NewAPIVersionHandler(codecs, subresources.GroupVersion, discovery.APIResourceListerFunc(subresources.Resources))
+	refuse := func(w http.ResponseWriter, r *http.Request, err error) {
+		responsewriters.ErrorNegotiated(err, codecs, subresources.GroupVersion, w, r)
+	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case subresourcePath("version"):
 			writeJSON(w, product)
 		case subresourcePath("healthz"):
 			writeJSON(w, map[string]any{"apiserver": map[string]string{"connectivity": "ok", "version": s.config.KubernetesVersion}})
+		case subresourcePath("guestfs"):
+			refuse(w, r, subresources.NoGuestFS())
+		case "/apis/" + subresources.GroupVersion.String():
+			list.ServeHTTP(w, r)
 		default:
+			if subresources.IsExpansion(r) {
+				if err := subresources.ServeExpansion(w, r); err != nil {
+					refuse(w, r, err)
+				}
+				return
+			}
 			api.ServeHTTP(w, r)
 		}
 	})

@@ -33,6 +33,8 @@ const (
 	UnknownOutcome Code = "UnknownOutcome"
 	// TooLarge: the request is larger than the mesh accepts.
 	TooLarge Code = "TooLarge"
+	// NotImplemented: this version, or that of the host which must do it, cannot do it.
+	NotImplemented Code = "NotImplemented"
 	// Internal: an error in the program or on its host.
 	Internal Code = "Internal"
 
@@ -117,6 +119,8 @@ func classOf(c Code) class {
 		return class{http.StatusServiceUnavailable, metav1.StatusReasonServiceUnavailable, "host is unreachable"}
 	case UnknownOutcome:
 		return class{http.StatusGatewayTimeout, metav1.StatusReasonTimeout, "it may or may not have happened"}
+	case NotImplemented:
+		return class{http.StatusNotImplemented, "NotImplemented", "not implemented"}
 	case TooLarge:
 		return class{http.StatusRequestEntityTooLarge, metav1.StatusReasonRequestEntityTooLarge, "too large"}
 	}
@@ -159,6 +163,8 @@ func codeOfReason(reason metav1.StatusReason) Code {
 		return UnknownOutcome
 	case metav1.StatusReasonRequestEntityTooLarge:
 		return TooLarge
+	case "NotImplemented":
+		return NotImplemented
 	}
 	return Internal
 }

@@ -20,7 +20,7 @@ import (
 // everyCode lists the codes.
 var everyCode = []fault.Code{
 	fault.Invalid, fault.NotFound, fault.AlreadyExists, fault.Conflict, fault.Unauthorized, fault.Forbidden, fault.Unavailable,
-	fault.Unreachable, fault.UnknownOutcome, fault.TooLarge, fault.Internal, fault.NotRunning, fault.NoGuestAgent,
+	fault.Unreachable, fault.UnknownOutcome, fault.TooLarge, fault.NotImplemented, fault.Internal, fault.NotRunning, fault.NoGuestAgent,
 	fault.TokenInvalid, fault.TokenExpired, fault.TokenUsed, fault.ClockSkew, fault.HostTaken, fault.TooOld, fault.TooNew, fault.BadProof,
 	fault.NoHost, fault.Expelled,
 }

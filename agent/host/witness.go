@@ -3,15 +3,12 @@ package host
 import (
 	"context"
 	"fmt"
-	"io"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/types"
-	kubevirtv1 "kubevirt.io/api/core/v1"
 
 	"virtmesh/agent/claims"
-	"virtmesh/agent/fault"
 	"virtmesh/agent/host/publish"
 	"virtmesh/agent/host/volumes"
 	"virtmesh/agent/objects"
@@ -105,45 +102,6 @@ var _ guests.Offerer = noOffers{}
 // Offer implements guests.Offerer.
 func (noOffers) Offer(context.Context, claims.OfferRequest) (claims.Offer, error) {
 	return claims.Offer{Reason: "the host is a witness and runs no guests"}, nil
-}
-
-// noGuests are the guests of a host that has none.
-type noGuests struct{ host string }
-
-var _ guests.Instances = noGuests{}
-
-func (n noGuests) missing(namespace, name string) error {
-	return fault.New(fault.NotFound, "host %s is a witness and does not run %s/%s", n.host, namespace, name)
-}
-
-// Stream implements guests.Instances.
-func (n noGuests) Stream(_ context.Context, namespace, name string, _ guests.StreamKind) (io.ReadWriteCloser, error) {
-	return nil, n.missing(namespace, name)
-}
-
-// Pause implements guests.Instances.
-func (n noGuests) Pause(_ context.Context, namespace, name string) error {
-	return n.missing(namespace, name)
-}
-
-// Unpause implements guests.Instances.
-func (n noGuests) Unpause(_ context.Context, namespace, name string) error {
-	return n.missing(namespace, name)
-}
-
-// GuestOSInfo implements guests.Instances.
-func (n noGuests) GuestOSInfo(_ context.Context, namespace, name string) (*kubevirtv1.VirtualMachineInstanceGuestAgentInfo, error) {
-	return nil, n.missing(namespace, name)
-}
-
-// Users implements guests.Instances.
-func (n noGuests) Users(_ context.Context, namespace, name string) (*kubevirtv1.VirtualMachineInstanceGuestOSUserList, error) {
-	return nil, n.missing(namespace, name)
-}
-
-// Filesystems implements guests.Instances.
-func (n noGuests) Filesystems(_ context.Context, namespace, name string) (*kubevirtv1.VirtualMachineInstanceFileSystemList, error) {
-	return nil, n.missing(namespace, name)
 }
 
 // noStates keeps nothing of TPMs and firmware.

@@ -3,6 +3,7 @@ package subresources
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -105,24 +106,96 @@ func (i instances) guestFilesystems(ctx context.Context, namespace, name string)
 	return fs, hostError(name, err)
 }
 
-// checkStream returns an error if a stream of kind cannot be opened.
-func (i instances) checkStream(ctx context.Context, namespace, name string, kind guests.StreamKind) error {
-	vmi, err := i.objects.Instance(ctx, namespace, name)
+func (i instances) rebootGuest(ctx context.Context, namespace, name string, _ *struct{}) error {
+	vmi, err := i.runningInstance(ctx, namespace, name)
 	if err != nil {
 		return err
 	}
-	dev := vmi.Spec.Domain.Devices
+	features := vmi.Spec.Domain.Features
 	switch {
-	case kind == guests.Console && isFalse(dev.AutoattachSerialConsole):
-		return apierrors.NewBadRequest("No serial consoles are present.")
-	case kind == guests.VNC && isFalse(dev.AutoattachGraphicsDevice):
-		return apierrors.NewBadRequest("No graphics devices are present.")
-	case kind == guests.Console && vmi.Status.Phase == kubevirtv1.Failed:
-		return conflictError(vmiResource, name, "VMI is in failed status")
-	case !vmi.IsRunning():
-		return apierrors.NewBadRequest(vmiNotRunning)
+	case machine.HasCondition(vmi, kubevirtv1.VirtualMachineInstancePaused):
+		return conflictError(vmiResource, name, vmiPaused)
+	case !machine.HasCondition(vmi, kubevirtv1.VirtualMachineInstanceAgentConnected) && features != nil && isFalse(features.ACPI.Enabled):
+		return conflictError(vmiResource, name, "VMI neither have the agent connected nor the ACPI feature enabled")
 	}
-	return nil
+	return hostError(name, i.hosts.Reboot(ctx, namespace, name))
+}
+
+// resetGuest is for guests whose CPUs do not run, too.
+func (i instances) resetGuest(ctx context.Context, namespace, name string, _ *struct{}) error {
+	if _, err := i.runningInstance(ctx, namespace, name); err != nil {
+		return err
+	}
+	return hostError(name, i.hosts.Reset(ctx, namespace, name))
+}
+
+func (i instances) freezeGuest(ctx context.Context, namespace, name string, opts *kubevirtv1.FreezeUnfreezeTimeout) error {
+	vmi, err := i.runningInstance(ctx, namespace, name)
+	switch {
+	case err != nil:
+		return err
+	case opts.UnfreezeTimeout == nil:
+		return apierrors.NewBadRequest("Unfreeze timeout in freeze request is not set")
+	case opts.UnfreezeTimeout.Duration < 0:
+		return apierrors.NewBadRequest("unfreezeTimeout must not be negative")
+	case machine.HasCondition(vmi, kubevirtv1.VirtualMachineInstancePaused):
+		return conflictError(vmiResource, name, vmiPaused)
+	case !machine.HasCondition(vmi, kubevirtv1.VirtualMachineInstanceAgentConnected):
+		return noAgent(name)
+	}
+	return hostError(name, i.hosts.Freeze(ctx, namespace, name, opts.UnfreezeTimeout.Duration))
+}
+
+func (i instances) unfreezeGuest(ctx context.Context, namespace, name string, _ *struct{}) error {
+	if _, err := i.runningInstance(ctx, namespace, name); err != nil {
+		return err
+	}
+	return hostError(name, i.hosts.Unfreeze(ctx, namespace, name))
+}
+
+// instanceOfVM returns the instance of a virtual machine.
+func (i instances) instanceOfVM(ctx context.Context, namespace, name string) (*kubevirtv1.VirtualMachineInstance, error) {
+	vm, err := i.objects.VirtualMachine(ctx, namespace, name)
+	if err != nil {
+		return nil, err
+	}
+	if !vm.Status.Created {
+		return nil, conflictError(vmResource, name, "VMI is not started")
+	}
+	vmi, err := i.objects.Instance(ctx, namespace, name)
+	if err != nil {
+		return nil, err
+	}
+	if !metav1.IsControlledBy(vmi, vm) {
+		return nil, conflictError(vmResource, name, "the instance of this name is not its own")
+	}
+	return vmi, nil
+}
+
+func (i instances) cancelVMEvacuation(ctx context.Context, namespace, name string, opts *kubevirtv1.EvacuateCancelOptions) error {
+	if _, err := i.instanceOfVM(ctx, namespace, name); err != nil {
+		return err
+	}
+	return i.cancelEvacuation(ctx, namespace, name, opts)
+}
+
+// cancelEvacuation ends the evacuation of the instance from the host that the request names.
+// Without an evacuation there is nothing to do.
+func (i instances) cancelEvacuation(ctx context.Context, namespace, name string, opts *kubevirtv1.EvacuateCancelOptions) error {
+	vmi, err := i.objects.Instance(ctx, namespace, name)
+	if err != nil || vmi.Status.EvacuationNodeName == "" {
+		return err
+	}
+	return i.objects.ChangeInstance(ctx, namespace, name, opts.DryRun, func(now *kubevirtv1.VirtualMachineInstance) error {
+		switch {
+		case now.UID != vmi.UID || now.Status.EvacuationNodeName == "":
+			return nil // it has ended
+		case now.Status.EvacuationNodeName != opts.EvacuationNodeName:
+			return conflictError(vmiResource, name, fmt.Sprintf("it is being evacuated from %q, not from %q", now.Status.EvacuationNodeName, opts.EvacuationNodeName))
+		}
+		now.Status.EvacuationNodeName = ""
+		return nil
+	})
 }
 
 func isFalse(b *bool) bool { return b != nil && !*b }

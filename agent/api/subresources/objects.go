@@ -33,7 +33,7 @@ type Objects interface {
 	// It may be called several times.
 	ChangeVirtualMachine(ctx context.Context, namespace, name string, dryRun []string, fn func(*kubevirtv1.VirtualMachine) error) error
 	ChangeVirtualMachineStatus(ctx context.Context, namespace, name string, dryRun []string, fn func(*kubevirtv1.VirtualMachine) error) error
-	// ChangeInstance writes an instance's spec, which clients may not change.
+	// ChangeInstance writes an instance, including what clients may not change.
 	ChangeInstance(ctx context.Context, namespace, name string, dryRun []string, fn func(*kubevirtv1.VirtualMachineInstance) error) error
 	// CreateMigration creates a migration with a generated name.
 	CreateMigration(ctx context.Context, m *kubevirtv1.VirtualMachineInstanceMigration, dryRun []string) error
@@ -48,6 +48,7 @@ const (
 	vmNotRunning       = "VM is not running"
 	vmiNotRunning      = "VMI is not running"
 	vmiNotPaused       = "VMI is not paused"
+	vmiPaused          = "VMI is paused"
 	agentNotConnected  = "VMI does not have guest agent connected"
 	snapshotInProgress = "VM snapshot is in progress"
 )

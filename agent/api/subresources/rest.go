@@ -6,6 +6,8 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"slices"
+	"strings"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -14,44 +16,10 @@ import (
 	genericapirequest "k8s.io/apiserver/pkg/endpoints/request"
 	"k8s.io/apiserver/pkg/registry/rest"
 	kubevirtv1 "kubevirt.io/api/core/v1"
-
-	"virtmesh/agent/port/guests"
 )
 
 // maxBody bounds the body of a request; all bodies have only a few fields.
 const maxBody = 1 << 20
-
-// Config holds what the subresources need.
-type Config struct {
-	Objects   Objects
-	Instances guests.Instances
-}
-
-// Storage returns the storage of each subresource, by its path below the namespace.
-func Storage(c Config) map[string]rest.Storage {
-	p := power{c.Objects}
-	i := instances{objects: c.Objects, hosts: c.Instances}
-	return map[string]rest.Storage{
-		"virtualmachines":         parent{of: vmKind},
-		"virtualmachines/start":   putAction(vmKind, p.startVM),
-		"virtualmachines/stop":    putAction(vmKind, p.stopVM),
-		"virtualmachines/restart": putAction(vmKind, p.restartVM),
-		"virtualmachines/migrate": putAction(vmKind, p.migrateVM),
-
-		"virtualmachineinstances":                parent{of: vmiKind},
-		"virtualmachineinstances/pause":          putAction(vmiKind, i.pauseGuest),
-		"virtualmachineinstances/unpause":        putAction(vmiKind, i.unpauseGuest),
-		"virtualmachineinstances/guestosinfo":    getAnswer(vmiKind, i.guestOSInfo),
-		"virtualmachineinstances/userlist":       getAnswer(vmiKind, i.guestUsers),
-		"virtualmachineinstances/filesystemlist": getAnswer(vmiKind, i.guestFilesystems),
-		"virtualmachineinstances/console":        serveStream(i, guests.Console),
-		"virtualmachineinstances/vnc":            serveStream(i, guests.VNC),
-	}
-}
-
-// Streams returns the names of the subresources whose requests last as long as the
-// client wants.
-func Streams() []string { return []string{string(guests.Console), string(guests.VNC)} }
 
 // owner is the kind that a subresource belongs to.
 type owner struct {
@@ -66,6 +34,9 @@ var (
 	vmiKind = owner{kubevirtv1.VirtualMachineInstanceGroupVersionKind, "virtualmachineinstance",
 		func() runtime.Object { return &kubevirtv1.VirtualMachineInstance{} }}
 )
+
+// resource is the plural name of the kind.
+func (o owner) resource() string { return o.singular + "s" }
 
 // parent is the resource to which subresources belong; the library requires it. It has
 // no verbs.
@@ -93,67 +64,148 @@ func (p parent) GetSingularName() string { return p.of.singular }
 // GroupVersionKind implements rest.GroupVersionKindProvider.
 func (p parent) GroupVersionKind(schema.GroupVersion) schema.GroupVersionKind { return p.of.gvk }
 
+// target is what a request is about.
+type target struct {
+	namespace, name string
+	// arguments are the segments of the path after that of the subresource.
+	arguments []string
+}
+
 // serveFunc answers one request about an instance or virtual machine. If it returns an
 // error, the error becomes the response.
-type serveFunc func(w http.ResponseWriter, r *http.Request, namespace, name string) error
+type serveFunc func(w http.ResponseWriter, r *http.Request, about target) error
 
-// connecter serves one subresource.
+// subresource is one subresource of a kind.
+type subresource struct {
+	of owner
+	// path is its path below the object, of one segment or two.
+	path   string
+	method string
+	// arguments is how many segments may follow the path.
+	arguments int
+	serve     serveFunc
+}
+
+// connecter serves the subresources of a kind whose paths have the same first segment.
 type connecter struct {
 	parent
-	method string
-	serve  serveFunc
+	served []subresource
 }
 
 var _ rest.Connecter = connecter{}
 
 // ConnectMethods implements rest.Connecter.
-func (c connecter) ConnectMethods() []string { return []string{c.method} }
+func (c connecter) ConnectMethods() []string {
+	var methods []string
+	for _, s := range c.served {
+		methods = append(methods, s.method)
+	}
+	slices.Sort(methods)
+	return slices.Compact(methods)
+}
 
-// NewConnectOptions implements rest.Connecter.
-func (c connecter) NewConnectOptions() (runtime.Object, bool, string) { return nil, false, "" }
+// NewConnectOptions implements rest.Connecter. Options are read by those who serve.
+func (c connecter) NewConnectOptions() (options runtime.Object, hasSubpath bool, subpathKey string) {
+	for _, s := range c.served {
+		hasSubpath = hasSubpath || s.arguments > 0 || strings.Contains(s.path, "/")
+	}
+	return nil, hasSubpath, "path"
+}
 
 // Connect implements rest.Connecter.
 func (c connecter) Connect(ctx context.Context, name string, _ runtime.Object, responder rest.Responder) (http.Handler, error) {
-	namespace, ok := genericapirequest.NamespaceFrom(ctx)
-	if !ok {
+	info, ok := genericapirequest.RequestInfoFrom(ctx)
+	namespace, named := genericapirequest.NamespaceFrom(ctx)
+	if !ok || !named {
 		return nil, apierrors.NewBadRequest("the request names no namespace")
 	}
+	found, arguments, err := c.find(info, name)
+	if err != nil {
+		return nil, err
+	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if err := c.serve(w, r.WithContext(ctx), namespace, name); err != nil {
+		if err := found.serve(w, r.WithContext(ctx), target{namespace, name, arguments}); err != nil {
 			responder.Error(err)
 		}
 	}), nil
 }
 
-// putAction serves an action whose options are in the request body, which may be empty.
-func putAction[T any](of owner, act func(ctx context.Context, namespace, name string, opts *T) error) rest.Storage {
-	return connecter{parent{of}, http.MethodPut, func(w http.ResponseWriter, r *http.Request, namespace, name string) error {
-		opts := new(T)
-		err := yaml.NewYAMLOrJSONDecoder(http.MaxBytesReader(w, r.Body, maxBody), 1024).Decode(opts)
-		if err != nil && !errors.Is(err, io.EOF) {
-			return apierrors.NewBadRequest("Can not unmarshal Request body to struct, error: " + err.Error())
+// find returns the subresource that a request names, and the arguments in its path.
+func (c connecter) find(info *genericapirequest.RequestInfo, name string) (subresource, []string, error) {
+	const resourceAndName = 2
+	named := info.Parts[min(resourceAndName, len(info.Parts)):]
+	otherMethod := false
+	for _, s := range c.served {
+		path := strings.Split(s.path, "/")
+		if len(named) < len(path) || len(named) > len(path)+s.arguments || !slices.Equal(path, named[:len(path)]) {
+			continue
 		}
-		if err := act(r.Context(), namespace, name, opts); err != nil {
+		if s.method == requestMethod(info) {
+			return s, named[len(path):], nil
+		}
+		otherMethod = true
+	}
+	gr := GroupVersion.WithResource(c.of.resource() + "/" + strings.Join(named, "/")).GroupResource()
+	if otherMethod {
+		return subresource{}, nil, apierrors.NewMethodNotSupported(gr, info.Verb)
+	}
+	return subresource{}, nil, apierrors.NewNotFound(gr, name)
+}
+
+// requestMethod returns the HTTP method of a request, of those that subresources have.
+func requestMethod(info *genericapirequest.RequestInfo) string {
+	if info.Verb == "update" {
+		return http.MethodPut
+	}
+	return http.MethodGet
+}
+
+// putAction serves an action whose options are in the request body, which may be empty.
+func putAction[T any](act func(ctx context.Context, namespace, name string, opts *T) error) serveFunc {
+	return putAnswered(http.StatusAccepted, act)
+}
+
+// putAnswered is putAction with another status for success.
+func putAnswered[T any](status int, act func(ctx context.Context, namespace, name string, opts *T) error) serveFunc {
+	return func(w http.ResponseWriter, r *http.Request, about target) error {
+		opts := new(T)
+		if err := readOptions(w, r, opts); err != nil {
 			return err
 		}
-		w.WriteHeader(http.StatusAccepted)
+		if err := act(r.Context(), about.namespace, about.name, opts); err != nil {
+			return err
+		}
+		w.WriteHeader(status)
 		return nil
-	}}
+	}
+}
+
+// readOptions reads the body of a request, which may be empty, into opts.
+func readOptions(w http.ResponseWriter, r *http.Request, opts any) error {
+	err := yaml.NewYAMLOrJSONDecoder(http.MaxBytesReader(w, r.Body, maxBody), 1024).Decode(opts)
+	if err != nil && !errors.Is(err, io.EOF) {
+		return apierrors.NewBadRequest("Can not unmarshal Request body to struct, error: " + err.Error())
+	}
+	return nil
 }
 
 // getAnswer serves a query, answered in JSON.
-func getAnswer(of owner, ask func(ctx context.Context, namespace, name string) (any, error)) rest.Storage {
-	return connecter{parent{of}, http.MethodGet, func(w http.ResponseWriter, r *http.Request, namespace, name string) error {
-		answer, err := ask(r.Context(), namespace, name)
+func getAnswer(ask func(ctx context.Context, namespace, name string) (any, error)) serveFunc {
+	return func(w http.ResponseWriter, r *http.Request, about target) error {
+		answer, err := ask(r.Context(), about.namespace, about.name)
 		if err != nil {
 			return err
 		}
-		body, err := json.Marshal(answer)
-		if err != nil {
-			return apierrors.NewInternalError(err)
-		}
-		w.Header().Set("Content-Type", runtime.ContentTypeJSON)
-		_, _ = w.Write(body) // fails only when the client has disconnected
-		return nil
-	}}
+		return writeAnswer(w, answer)
+	}
+}
+
+func writeAnswer(w http.ResponseWriter, answer any) error {
+	body, err := json.Marshal(answer)
+	if err != nil {
+		return apierrors.NewInternalError(err)
+	}
+	w.Header().Set("Content-Type", runtime.ContentTypeJSON)
+	_, _ = w.Write(body) // fails only when the client has disconnected
+	return nil
 }

@@ -1,6 +1,7 @@
 package executor
 
 import (
+	"errors"
 	"io"
 	"sync"
 )
@@ -9,21 +10,40 @@ import (
 // replaced it. Without it the session would end without an explanation.
 const takenOver = "\r\nvirtmesh: another session has taken over this console.\r\n"
 
-// consoles are the open console sessions of this host's guests, at most one for each
-// guest, by the instance's UID.
-type consoles struct {
+// sessions are the open sessions of this host's guests on a console or a display, at most
+// one for each guest, by the instance's UID.
+type sessions struct {
+	// notice is the last text that a session reads when another has replaced it.
+	notice string
+	// end says that a new session does not by itself end the one before.
+	end bool
+
 	mu    sync.Mutex
 	byUID map[string]*consoleSession
 }
 
-func newConsoles() *consoles { return &consoles{byUID: map[string]*consoleSession{}} }
+func newConsoles() *sessions {
+	return &sessions{notice: takenOver, byUID: map[string]*consoleSession{}}
+}
 
-// openSession opens a session by dial. dial ends the guest's previous session, which then
-// reads takenOver before its end.
-func (c *consoles) openSession(uid string, dial func() (io.ReadWriteCloser, error)) (io.ReadWriteCloser, error) {
-	session := &consoleSession{closed: func(s *consoleSession) { c.removeSession(uid, s) }}
+// newDisplays returns sessions without a notice, for which a display has no place.
+func newDisplays() *sessions {
+	return &sessions{end: true, byUID: map[string]*consoleSession{}}
+}
+
+// errInUse refuses a session that would end another, where it must not.
+var errInUse = errors.New("Active VNC connection. Request denied.") //nolint:staticcheck // KubeVirt's words
+
+// openSession opens a session by dial, which takes the place of the guest's previous one;
+// if preserve is true, it fails with errInUse where there is one.
+func (c *sessions) openSession(uid string, preserve bool, dial func() (io.ReadWriteCloser, error)) (io.ReadWriteCloser, error) {
+	session := &consoleSession{last: c.notice, closed: func(s *consoleSession) { c.removeSession(uid, s) }}
 	c.mu.Lock()
 	before := c.byUID[uid]
+	if before != nil && preserve {
+		c.mu.Unlock()
+		return nil, errInUse
+	}
 	c.byUID[uid] = session
 	c.mu.Unlock()
 	if before != nil {
@@ -34,12 +54,15 @@ func (c *consoles) openSession(uid string, dial func() (io.ReadWriteCloser, erro
 		c.restoreSession(uid, session, before)
 		return nil, err
 	}
-	session.ReadWriteCloser = stream
+	session.begin(stream)
+	if before != nil && c.end {
+		before.cut()
+	}
 	return session, nil
 }
 
 // restoreSession puts back the session that was there before the failed one.
-func (c *consoles) restoreSession(uid string, failed, before *consoleSession) {
+func (c *sessions) restoreSession(uid string, failed, before *consoleSession) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.byUID[uid] != failed {
@@ -53,7 +76,7 @@ func (c *consoles) restoreSession(uid string, failed, before *consoleSession) {
 }
 
 // removeSession removes a session that was closed.
-func (c *consoles) removeSession(uid string, session *consoleSession) {
+func (c *sessions) removeSession(uid string, session *consoleSession) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.byUID[uid] == session {
@@ -63,15 +86,36 @@ func (c *consoles) removeSession(uid string, session *consoleSession) {
 
 // consoleSession is a stream that says at its end that it was taken over, if it was.
 type consoleSession struct {
-	io.ReadWriteCloser
 	closed func(*consoleSession)
+	last   string
 
-	mu sync.Mutex
+	mu     sync.Mutex
+	stream io.ReadWriteCloser // nil until it is open
 	// taken says that another session has replaced this one. ended says that the
-	// stream has ended and takenOver was moved to notice, which holds the part of it
-	// that has not been read yet.
-	taken, ended bool
-	notice       string
+	// stream has ended and last was moved to notice, which holds the part of it
+	// that has not been read yet. isCut says that the stream is not to be used any more.
+	taken, ended, isCut bool
+	notice              string
+}
+
+// begin gives the session its stream. Another session may have replaced it meanwhile.
+func (s *consoleSession) begin(stream io.ReadWriteCloser) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.stream = stream
+	if s.isCut {
+		_ = stream.Close()
+	}
+}
+
+// cut ends the stream of a session that was replaced.
+func (s *consoleSession) cut() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.isCut = true
+	if s.stream != nil {
+		_ = s.stream.Close() // its reader is told
+	}
 }
 
 func (s *consoleSession) setTaken(taken bool) {
@@ -82,16 +126,19 @@ func (s *consoleSession) setTaken(taken bool) {
 
 // Read implements io.Reader.
 func (s *consoleSession) Read(p []byte) (int, error) {
-	n, err := s.ReadWriteCloser.Read(p)
+	n, err := s.stream.Read(p)
 	if n > 0 || err == nil {
 		return n, err
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.taken && !s.ended {
-		s.ended, s.notice = true, takenOver
+		s.ended, s.notice = true, s.last
 	}
 	if s.notice == "" {
+		if s.taken {
+			err = io.EOF
+		}
 		return 0, err
 	}
 	n = copy(p, s.notice)
@@ -99,8 +146,11 @@ func (s *consoleSession) Read(p []byte) (int, error) {
 	return n, nil
 }
 
+// Write implements io.Writer.
+func (s *consoleSession) Write(p []byte) (int, error) { return s.stream.Write(p) }
+
 // Close implements io.Closer.
 func (s *consoleSession) Close() error {
 	s.closed(s)
-	return s.ReadWriteCloser.Close()
+	return s.stream.Close()
 }

@@ -32,7 +32,7 @@ func TestAConsoleThatIsTakenOverSaysSo(t *testing.T) {
 	vmi := w.running("a")
 	open := func() io.ReadWriteCloser {
 		t.Helper()
-		session, err := w.executor.Guests().Stream(t.Context(), "ns", "a", guests.Console)
+		session, err := w.executor.Guests().Stream(t.Context(), "ns", "a", guests.StreamRequest{Kind: guests.Console})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -40,7 +40,7 @@ func TestAConsoleThatIsTakenOverSaysSo(t *testing.T) {
 	}
 	first := open()
 	w.hv.Machine().Fail("Console", hypervisor.ErrNoDevice)
-	if _, err := w.executor.Guests().Stream(t.Context(), "ns", "a", guests.Console); err == nil {
+	if _, err := w.executor.Guests().Stream(t.Context(), "ns", "a", guests.StreamRequest{Kind: guests.Console}); err == nil {
 		t.Fatal("a console that cannot be opened was opened")
 	}
 	second := open()
@@ -64,12 +64,12 @@ func TestAConsoleThatIsTakenOverSaysSo(t *testing.T) {
 func TestAFailedTakeoverLeavesTheSessionBeforeIt(t *testing.T) {
 	w := newWorld(t)
 	vmi := w.running("a")
-	first, err := w.executor.Guests().Stream(t.Context(), "ns", "a", guests.Console)
+	first, err := w.executor.Guests().Stream(t.Context(), "ns", "a", guests.StreamRequest{Kind: guests.Console})
 	if err != nil {
 		t.Fatal(err)
 	}
 	w.hv.Machine().Fail("Console", hypervisor.ErrNoDevice)
-	if _, err := w.executor.Guests().Stream(t.Context(), "ns", "a", guests.Console); err == nil {
+	if _, err := w.executor.Guests().Stream(t.Context(), "ns", "a", guests.StreamRequest{Kind: guests.Console}); err == nil {
 		t.Fatal("a console that cannot be opened was opened")
 	}
 	w.act(w.hv.Machine().PowerOff(refOf(vmi)))

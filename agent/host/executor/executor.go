@@ -34,7 +34,10 @@ type Executor struct {
 	shutdowns    *shutdowns
 	limits       *limits
 	flips        *flips
-	consoles     *consoles
+	consoles     *sessions
+	displays     *sessions
+	forwards     *forwards
+	thaws        *thaws
 	logs         guestLogs
 	// starting has an entry for each start under way.
 	starting chan struct{}
@@ -61,7 +64,8 @@ func New(config Config) (*Executor, error) {
 	now := config.Clock.Now
 	e := &Executor{
 		Config: config, listeners: map[int]func(stewards.Key){}, tasks: newTasks(), traces: newTraces(),
-		failures: newFailures(), shutdowns: newShutdowns(), limits: newLimits(), flips: newFlips(now), consoles: newConsoles(), logs: newGuestLogs(config), now: now,
+		failures: newFailures(), shutdowns: newShutdowns(), limits: newLimits(), flips: newFlips(now), consoles: newConsoles(), displays: newDisplays(), forwards: newForwards(), thaws: newThaws(),
+		logs: newGuestLogs(config), now: now,
 		starting: make(chan struct{}, MaxStarts),
 	}
 	news := func(ref hypervisor.Ref) { e.notify(keyOf(ref)) }

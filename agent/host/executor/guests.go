@@ -4,10 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
-	"math"
-
-	kubevirtv1 "kubevirt.io/api/core/v1"
 
 	"virtmesh/agent/fault"
 	"virtmesh/agent/host/domain"
@@ -85,29 +81,6 @@ func translate(key objects.Key, err error) error {
 	return fault.New(code, "instance %s: %w", key, err).About(key.String())
 }
 
-// Stream implements guests.Instances.
-func (g Guests) Stream(ctx context.Context, namespace, name string, kind guests.StreamKind) (io.ReadWriteCloser, error) {
-	domain, err := g.find(ctx, namespace, name)
-	if err != nil {
-		return nil, err
-	}
-	var stream io.ReadWriteCloser
-	switch kind {
-	case guests.Console:
-		stream, err = g.executor.consoles.openSession(domain.Owner.UID, func() (io.ReadWriteCloser, error) {
-			return g.executor.Hypervisor.Console(ctx, domain.Owner.Ref)
-		})
-	case guests.VNC:
-		stream, err = g.executor.Hypervisor.VNC(ctx, domain.Owner.Ref)
-	default:
-		return nil, fault.New(fault.Invalid, "unknown stream kind %q", kind)
-	}
-	if err != nil {
-		return nil, translate(objects.Key{Namespace: namespace, Name: name}, err)
-	}
-	return stream, nil
-}
-
 // Pause implements guests.Instances.
 func (g Guests) Pause(ctx context.Context, namespace, name string) error {
 	domain, err := g.find(ctx, namespace, name)
@@ -138,84 +111,34 @@ func (g Guests) Unpause(ctx context.Context, namespace, name string) error {
 	return nil
 }
 
-// guest asks the guest agent of an instance.
-func (g Guests) guest(ctx context.Context, namespace, name string) (hypervisor.GuestInfo, error) {
+// Reboot implements guests.Instances.
+func (g Guests) Reboot(ctx context.Context, namespace, name string) error {
 	domain, err := g.find(ctx, namespace, name)
 	if err != nil {
-		return hypervisor.GuestInfo{}, err
+		return err
 	}
-	key := objects.Key{Namespace: namespace, Name: name}
-	if !domain.AgentConnected {
-		return hypervisor.GuestInfo{}, translate(key, hypervisor.ErrNoAgent)
+	if domain.State == hypervisor.StatePaused {
+		return pausedFault(namespace, name)
 	}
-	info, err := g.executor.agents.awaitAnswer(ctx, domain.Owner.Ref)
+	if err := g.executor.Hypervisor.Reboot(ctx, domain.Owner.Ref); err != nil {
+		return translate(objects.Key{Namespace: namespace, Name: name}, err)
+	}
+	return nil
+}
+
+// Reset implements guests.Instances.
+func (g Guests) Reset(ctx context.Context, namespace, name string) error {
+	domain, err := g.find(ctx, namespace, name)
 	if err != nil {
-		return hypervisor.GuestInfo{}, translate(key, err)
+		return err
 	}
-	return info, nil
+	if err := g.executor.Hypervisor.Reset(ctx, domain.Owner.Ref); err != nil {
+		return translate(objects.Key{Namespace: namespace, Name: name}, err)
+	}
+	return nil
 }
 
-// GuestOSInfo implements guests.Instances.
-func (g Guests) GuestOSInfo(ctx context.Context, namespace, name string) (*kubevirtv1.VirtualMachineInstanceGuestAgentInfo, error) {
-	info, err := g.guest(ctx, namespace, name)
-	if err != nil {
-		return nil, err
-	}
-	answer := &kubevirtv1.VirtualMachineInstanceGuestAgentInfo{
-		Hostname: info.Hostname,
-		Timezone: fmt.Sprintf("%s, %d", info.Timezone, info.TZOffset),
-		OS:       guestOS(info.OS), GAVersion: info.AgentVersion,
-	}
-	answer.APIVersion, answer.Kind = kubevirtv1.GroupVersion.String(), "VirtualMachineInstanceGuestAgentInfo"
-	for _, command := range info.Commands {
-		answer.SupportedCommands = append(answer.SupportedCommands, kubevirtv1.GuestAgentCommandInfo{Name: command.Name, Enabled: command.Enabled})
-	}
-	for _, user := range info.Users {
-		answer.UserList = append(answer.UserList, guestUser(user))
-	}
-	for _, fs := range info.Filesystems {
-		answer.FSInfo.Filesystems = append(answer.FSInfo.Filesystems, guestFilesystem(fs))
-	}
-	return answer, nil
-}
-
-// Users implements guests.Instances.
-func (g Guests) Users(ctx context.Context, namespace, name string) (*kubevirtv1.VirtualMachineInstanceGuestOSUserList, error) {
-	info, err := g.guest(ctx, namespace, name)
-	if err != nil {
-		return nil, err
-	}
-	list := &kubevirtv1.VirtualMachineInstanceGuestOSUserList{}
-	for _, user := range info.Users {
-		list.Items = append(list.Items, guestUser(user))
-	}
-	return list, nil
-}
-
-// Filesystems implements guests.Instances.
-func (g Guests) Filesystems(ctx context.Context, namespace, name string) (*kubevirtv1.VirtualMachineInstanceFileSystemList, error) {
-	info, err := g.guest(ctx, namespace, name)
-	if err != nil {
-		return nil, err
-	}
-	list := &kubevirtv1.VirtualMachineInstanceFileSystemList{}
-	for _, fs := range info.Filesystems {
-		list.Items = append(list.Items, guestFilesystem(fs))
-	}
-	return list, nil
-}
-
-func guestUser(user hypervisor.GuestUser) kubevirtv1.VirtualMachineInstanceGuestOSUser {
-	return kubevirtv1.VirtualMachineInstanceGuestOSUser{UserName: user.Name, Domain: user.Domain, LoginTime: user.LoginTime}
-}
-
-func guestFilesystem(fs hypervisor.GuestFilesystem) kubevirtv1.VirtualMachineInstanceFileSystem {
-	out := kubevirtv1.VirtualMachineInstanceFileSystem{
-		DiskName: fs.Name, MountPoint: fs.Mountpoint, FileSystemType: fs.Type,
-		UsedBytes: int(min(fs.UsedBytes, math.MaxInt)), TotalBytes: int(min(fs.TotalBytes, math.MaxInt)),
-	}
-	for _, disk := range fs.Disks {
-		out.Disk = append(out.Disk, kubevirtv1.VirtualMachineInstanceFileSystemDisk{Serial: disk.Serial, BusType: disk.BusType})
-	}
-	return out
+// pausedFault refuses what a guest whose CPUs are stopped cannot do.
+func pausedFault(namespace, name string) error {
+	return fault.New(fault.Conflict, "instance %s/%s is paused", namespace, name).About(namespace + "/" + name)
 }

@@ -26,7 +26,7 @@ import (
 func requests(ctx context.Context, g Guests) map[string]func(name string) error {
 	stream := func(kind guests.StreamKind) func(string) error {
 		return func(name string) error {
-			s, err := g.Stream(ctx, "ns", name, kind)
+			s, err := g.Stream(ctx, "ns", name, guests.StreamRequest{Kind: kind})
 			if err == nil {
 				err = s.Close()
 			}
@@ -40,6 +40,11 @@ func requests(ctx context.Context, g Guests) map[string]func(name string) error 
 		"OS":          func(name string) error { _, err := g.GuestOSInfo(ctx, "ns", name); return err },
 		"users":       func(name string) error { _, err := g.Users(ctx, "ns", name); return err },
 		"filesystems": func(name string) error { _, err := g.Filesystems(ctx, "ns", name); return err },
+		"reboot":      func(name string) error { return g.Reboot(ctx, "ns", name) },
+		"reset":       func(name string) error { return g.Reset(ctx, "ns", name) },
+		"freeze":      func(name string) error { return g.Freeze(ctx, "ns", name, 0) },
+		"unfreeze":    func(name string) error { return g.Unfreeze(ctx, "ns", name) },
+		"picture":     func(name string) error { _, err := g.Screenshot(ctx, "ns", name, false); return err },
 	}
 }
 
@@ -75,7 +80,7 @@ func TestRequestsForAGuestThatRuns(t *testing.T) {
 		}
 	}
 	g := w.executor.Guests()
-	vnc, err := g.Stream(t.Context(), "ns", "a", guests.VNC)
+	vnc, err := g.Stream(t.Context(), "ns", "a", guests.StreamRequest{Kind: guests.VNC})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -84,7 +89,7 @@ func TestRequestsForAGuestThatRuns(t *testing.T) {
 		t.Errorf("the display greets with %q, %v", greeting, err)
 	}
 	w.act(vnc.Close())
-	if _, err := g.Stream(t.Context(), "ns", "a", "fax"); err == nil || !strings.Contains(err.Error(), "fax") {
+	if _, err := g.Stream(t.Context(), "ns", "a", guests.StreamRequest{Kind: "fax"}); err == nil || !strings.Contains(err.Error(), "fax") {
 		t.Errorf("a stream of no kind: %v", err)
 	}
 	users, err := g.Users(t.Context(), "ns", "a")
@@ -135,14 +140,14 @@ func TestAPauseIsAskedForOnce(t *testing.T) {
 func TestASessionThatFailsLeavesNothing(t *testing.T) {
 	c := newConsoles()
 	fails := errors.New("no console")
-	if _, err := c.openSession("a", func() (io.ReadWriteCloser, error) { return nil, fails }); !errors.Is(err, fails) || len(c.byUID) != 0 {
+	if _, err := c.openSession("a", false, func() (io.ReadWriteCloser, error) { return nil, fails }); !errors.Is(err, fails) || len(c.byUID) != 0 {
 		t.Errorf("%v; %d sessions are remembered", err, len(c.byUID))
 	}
 	server, client := newPipe()
 	var second io.ReadWriteCloser
-	_, err := c.openSession("a", func() (io.ReadWriteCloser, error) {
+	_, err := c.openSession("a", false, func() (io.ReadWriteCloser, error) {
 		var err error
-		if second, err = c.openSession("a", func() (io.ReadWriteCloser, error) { return client, nil }); err != nil {
+		if second, err = c.openSession("a", false, func() (io.ReadWriteCloser, error) { return client, nil }); err != nil {
 			t.Fatal(err)
 		}
 		return nil, fails

@@ -142,14 +142,14 @@ func TestALogThatCannotBeRemovedIsTriedAgain(t *testing.T) {
 func TestATakeoverLosesNothingThatWasSaid(t *testing.T) {
 	c := newConsoles()
 	server, client := newPipe()
-	first, err := c.openSession("a", func() (io.ReadWriteCloser, error) { return client, nil })
+	first, err := c.openSession("a", false, func() (io.ReadWriteCloser, error) { return client, nil })
 	if err != nil {
 		t.Fatal(err)
 	}
 	said := make(chan string)
 	go func() { said <- rest(t, first) }()
 	_, err = io.WriteString(server, "login: ")
-	if _, openErr := c.openSession("a", func() (io.ReadWriteCloser, error) {
+	if _, openErr := c.openSession("a", false, func() (io.ReadWriteCloser, error) {
 		_, other := newPipe()
 		return other, server.Close()
 	}); errors.Join(err, openErr) != nil {

@@ -60,7 +60,10 @@ func (e *Executor) Observe(ctx context.Context) error {
 // handleEvent handles an event: it notifies the listeners of the instance of its domain.
 func (e *Executor) handleEvent(event hypervisor.Event) {
 	switch event.Kind {
-	case hypervisor.EventAgent, hypervisor.EventReboot:
+	case hypervisor.EventReboot:
+		e.thaws.noteBoot(event.Ref.UID)
+		e.agents.markStale(event.Ref.UID)
+	case hypervisor.EventAgent:
 		e.agents.markStale(event.Ref.UID)
 	case hypervisor.EventIOError:
 		e.recordIOError(event)

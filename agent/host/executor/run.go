@@ -246,6 +246,9 @@ func (e *Executor) readSituation(ctx context.Context, r *run) (err error) {
 			r.asked = at
 		}
 	}
+	if !r.active() {
+		e.forwards.endGuest(uid)
+	}
 	r.work, r.workEpoch = e.preparations.progress(uid, func(err error) { e.failures.addFailure(uid, err, r.now); r.failed = err })
 	r.failure = e.failures.of(uid)
 	r.busy = len(e.starting) == cap(e.starting)

@@ -32,6 +32,8 @@ func (e *Executor) report(ctx context.Context, r *run) error {
 	e.describeMachine(ctx, updated, r)
 	wait := e.describeState(updated, r)
 	updated.Status.Interfaces = e.Network.Interfaces(vmi)
+	wait = sooner(wait, e.watchFreeze(ctx, r))
+	updated.Status.FSFreezeStatus = shownFreeze(r.domain)
 	r.result.RequeueAfter = sooner(sooner(wait, e.recordTPM(ctx, r)), e.describeAgent(vmi, updated, r))
 	tx := e.holding(r)
 	tx.Update(vmi, updated)

@@ -217,6 +217,7 @@ func (e *Executor) forgetInstance(ref hypervisor.Ref) {
 	e.failures.dropFailure(ref.UID)
 	e.shutdowns.dropGuest(ref.UID)
 	e.limits.dropGuest(ref.UID)
+	e.thaws.dropGuest(ref.UID)
 	e.traces.removeInstance(ref)
 }
 

@@ -36,6 +36,7 @@ type Hypervisor interface {
 	Resizer
 	Jobs
 	Consoles
+	Freezer
 	Observer
 	// Close ends the connection and all subscriptions, and waits a limited time for
 	// calls in progress; the error names the calls that did not end in time. Guests
@@ -71,6 +72,19 @@ type Consoles interface {
 	// VNC opens a connection that speaks RFB with the guest's display. The caller
 	// closes it.
 	VNC(ctx context.Context, ref Ref) (net.Conn, error)
+	// Screenshot returns what the first display shows, as PNG. wake moves the pointer first,
+	// to end a screen saver.
+	Screenshot(ctx context.Context, ref Ref, wake bool) ([]byte, error)
+}
+
+// Freezer freezes guests' file systems, through the guests' agents. While they are frozen,
+// programs in the guest that write wait. A call that asks for what is so already succeeds.
+type Freezer interface {
+	// Freeze has the guest write what it holds back, and freezes all its file systems. After
+	// an error they are not frozen, as far as the agent still answers.
+	Freeze(ctx context.Context, ref Ref) error
+	// Thaw ends a Freeze.
+	Thaw(ctx context.Context, ref Ref) error
 }
 
 // Observer reads what guests report and what the hypervisor counts for them.

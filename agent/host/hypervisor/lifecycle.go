@@ -19,7 +19,8 @@ type Lifecycle interface {
 	// seconds. A guest may ignore the request; the caller may repeat it, and decides
 	// when to call Destroy.
 	Shutdown(ctx context.Context, ref Ref) error
-	// Reboot asks the guest to boot anew. A reboot is reported by EventReboot.
+	// Reboot asks the guest to boot anew, in the way in which Shutdown asks it to end. A
+	// reboot is reported by EventReboot.
 	Reboot(ctx context.Context, ref Ref) error
 	// Reset restarts the guest at once, as a reset button does.
 	Reset(ctx context.Context, ref Ref) error

@@ -9,7 +9,7 @@
 //
 // The default network ("pod") is one subnet per host behind the host's
 // address. Guests can open connections to the outside, but nothing outside can open
-// a connection to a guest. Its addresses are kept in
+// a connection to a guest, except through the API. Its addresses are kept in
 // a file and survive a restart of the agent. A secondary network is a bridge
 // of the host, named by a NetworkAttachmentDefinition, that has an uplink and
 // so spans hosts. The definition is read when a guest starts and kept in a file

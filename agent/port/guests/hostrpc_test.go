@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http/httptest"
 	"testing"
+	"time"
 
 	kubevirtv1 "kubevirt.io/api/core/v1"
 
@@ -21,6 +22,8 @@ import (
 type guests struct {
 	host   string
 	paused bool
+	// acts are the acts on it, but for pauses.
+	acts []string
 }
 
 func (g *guests) find(namespace, name string) error {
@@ -30,11 +33,19 @@ func (g *guests) find(namespace, name string) error {
 	return nil
 }
 
-func (g *guests) Stream(_ context.Context, namespace, name string, _ StreamKind) (io.ReadWriteCloser, error) {
+func (g *guests) Stream(_ context.Context, namespace, name string, request StreamRequest) (io.ReadWriteCloser, error) {
 	if err := g.find(namespace, name); err != nil {
 		return nil, err
 	}
 	near, far := net.Pipe()
+	if request.Kind == Forward {
+		g.acts = append(g.acts, fmt.Sprintf("%s port %d", request.Protocol, request.Port))
+		go func() { io.CopyBuffer(struct{ io.Writer }{far}, struct{ io.Reader }{far}, make([]byte, maxPacket)) }()
+		return near, nil
+	}
+	if request.Preserve {
+		return nil, fault.New(fault.Conflict, "in use")
+	}
 	go func() {
 		fmt.Fprintf(far, "welcome to %s\n", g.host)
 		io.Copy(far, far)
@@ -53,6 +64,31 @@ func (g *guests) Pause(_ context.Context, namespace, name string) error {
 func (g *guests) Unpause(_ context.Context, namespace, name string) error {
 	g.paused = false
 	return g.find(namespace, name)
+}
+
+func (g *guests) act(namespace, name, act string) error {
+	g.acts = append(g.acts, act)
+	return g.find(namespace, name)
+}
+
+func (g *guests) Reboot(_ context.Context, namespace, name string) error {
+	return g.act(namespace, name, "reboot")
+}
+
+func (g *guests) Reset(_ context.Context, namespace, name string) error {
+	return g.act(namespace, name, "reset")
+}
+
+func (g *guests) Freeze(_ context.Context, namespace, name string, limit time.Duration) error {
+	return g.act(namespace, name, "freeze for "+limit.String())
+}
+
+func (g *guests) Unfreeze(_ context.Context, namespace, name string) error {
+	return g.act(namespace, name, "unfreeze")
+}
+
+func (g *guests) Screenshot(_ context.Context, namespace, name string, wake bool) ([]byte, error) {
+	return []byte("the display of " + g.host), g.act(namespace, name, fmt.Sprint("picture, woken ", wake))
 }
 
 func (g *guests) GuestOSInfo(context.Context, string, string) (*kubevirtv1.VirtualMachineInstanceGuestAgentInfo, error) {
@@ -94,7 +130,7 @@ func twoHosts(t *testing.T, runsOn string) *Router {
 func TestConsoleReachesTheGuestWhereverItRuns(t *testing.T) {
 	for _, host := range []string{"near", "far"} {
 		t.Run(host, func(t *testing.T) {
-			stream, err := twoHosts(t, host).Stream(t.Context(), "default", "vm", Console)
+			stream, err := twoHosts(t, host).Stream(t.Context(), "default", "vm", StreamRequest{Kind: Console})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -116,7 +152,7 @@ func TestConsoleReachesTheGuestWhereverItRuns(t *testing.T) {
 
 func TestErrorsKeepTheirMeaningAcrossHosts(t *testing.T) {
 	router := twoHosts(t, "far")
-	if _, err := router.Stream(t.Context(), "default", "other", Console); !errors.Is(err, fault.NotFound) {
+	if _, err := router.Stream(t.Context(), "default", "other", StreamRequest{Kind: Console}); !errors.Is(err, fault.NotFound) {
 		t.Errorf("console of an unknown instance: %v, want fault.NotFound", err)
 	}
 	if err := router.Pause(t.Context(), "default", "vm"); err != nil {
@@ -135,7 +171,7 @@ func TestUnreachableHostIsNamed(t *testing.T) {
 	if _, err := router.GuestOSInfo(t.Context(), "default", "vm"); !errors.Is(err, fault.Unreachable) {
 		t.Errorf("guest info: %v, want fault.Unreachable", err)
 	}
-	if _, err := router.Stream(t.Context(), "default", "vm", VNC); !errors.Is(err, fault.Unreachable) {
+	if _, err := router.Stream(t.Context(), "default", "vm", StreamRequest{Kind: VNC}); !errors.Is(err, fault.Unreachable) {
 		t.Errorf("display: %v, want fault.Unreachable", err)
 	}
 }
@@ -175,7 +211,7 @@ type spoiltGuests struct {
 	console spoiltStream
 }
 
-func (g *spoiltGuests) Stream(context.Context, string, string, StreamKind) (io.ReadWriteCloser, error) {
+func (g *spoiltGuests) Stream(context.Context, string, string, StreamRequest) (io.ReadWriteCloser, error) {
 	return g.console, nil
 }
 
@@ -195,7 +231,7 @@ func TestPanicEndsOneStream(t *testing.T) {
 		},
 	})
 	t.Cleanup(router.Close)
-	stream, err := router.Stream(t.Context(), "default", "vm", Console)
+	stream, err := router.Stream(t.Context(), "default", "vm", StreamRequest{Kind: Console})
 	if err != nil {
 		t.Fatal(err)
 	}

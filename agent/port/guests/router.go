@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"strconv"
 	"time"
 
 	kubevirtv1 "kubevirt.io/api/core/v1"
@@ -33,9 +34,14 @@ type Config struct {
 	Dial func(ctx context.Context, host string) (net.Conn, error)
 	// Speaker returns what this host says of itself to the others. Nil: nothing.
 	Speaker func() port.Speaker
-	// Timeout bounds a request other than a stream. Default 15 s.
+	// Timeout bounds a request other than a stream; a request to freeze a guest's file
+	// systems, which may take it long, three times as much. Default 15 s.
 	Timeout time.Duration
 }
+
+// maxAnswerBytes bounds the answer of another host, the largest of which is the picture of
+// a display.
+const maxAnswerBytes = MaxScreenshotBytes
 
 // Router sends each request to the host that can serve it.
 type Router struct {
@@ -91,63 +97,84 @@ func (r *Router) Offer(ctx context.Context, host string, request claims.OfferReq
 
 // Pause implements Instances.
 func (r *Router) Pause(ctx context.Context, namespace, name string) error {
-	host, err := r.config.HostOf(ctx, namespace, name)
-	if err != nil {
-		return err
-	}
-	if host == r.config.Self {
-		return r.config.Local.Pause(ctx, namespace, name)
-	}
-	_, err = r.call(ctx, host, http.MethodPost, path(namespace, name, "pause"), nil)
-	return err
+	return r.act(ctx, namespace, name, "pause", r.config.Local.Pause)
 }
 
 // Unpause implements Instances.
 func (r *Router) Unpause(ctx context.Context, namespace, name string) error {
-	host, err := r.config.HostOf(ctx, namespace, name)
-	if err != nil {
-		return err
-	}
-	if host == r.config.Self {
-		return r.config.Local.Unpause(ctx, namespace, name)
-	}
-	_, err = r.call(ctx, host, http.MethodPost, path(namespace, name, "unpause"), nil)
-	return err
+	return r.act(ctx, namespace, name, "unpause", r.config.Local.Unpause)
 }
 
-// GuestOSInfo implements Instances.
+// Reboot implements Instances.
+func (r *Router) Reboot(ctx context.Context, namespace, name string) error {
+	return r.act(ctx, namespace, name, "reboot", r.config.Local.Reboot)
+}
+
+// Reset implements Instances.
+func (r *Router) Reset(ctx context.Context, namespace, name string) error {
+	return r.act(ctx, namespace, name, "reset", r.config.Local.Reset)
+}
+
+// Freeze implements GuestAgents.
+func (r *Router) Freeze(ctx context.Context, namespace, name string, limit time.Duration) error {
+	return r.actWithin(ctx, 3*r.config.Timeout, namespace, name, "freeze?limit="+limit.String(), func(ctx context.Context, namespace, name string) error {
+		return r.config.Local.Freeze(ctx, namespace, name, limit)
+	})
+}
+
+// Unfreeze implements GuestAgents.
+func (r *Router) Unfreeze(ctx context.Context, namespace, name string) error {
+	return r.act(ctx, namespace, name, "unfreeze", r.config.Local.Unfreeze)
+}
+
+// Screenshot implements Instances.
+func (r *Router) Screenshot(ctx context.Context, namespace, name string, wake bool) ([]byte, error) {
+	host, err := r.config.HostOf(ctx, namespace, name)
+	if err != nil {
+		return nil, err
+	}
+	if host == r.config.Self {
+		return r.config.Local.Screenshot(ctx, namespace, name, wake)
+	}
+	return r.call(ctx, host, http.MethodGet, path(namespace, name, "screenshot?wake="+strconv.FormatBool(wake)), nil)
+}
+
+// GuestOSInfo implements GuestAgents.
 func (r *Router) GuestOSInfo(ctx context.Context, namespace, name string) (*kubevirtv1.VirtualMachineInstanceGuestAgentInfo, error) {
 	return ask(ctx, r, namespace, name, "guest/osinfo", r.config.Local.GuestOSInfo)
 }
 
-// Users implements Instances.
+// Users implements GuestAgents.
 func (r *Router) Users(ctx context.Context, namespace, name string) (*kubevirtv1.VirtualMachineInstanceGuestOSUserList, error) {
 	return ask(ctx, r, namespace, name, "guest/users", r.config.Local.Users)
 }
 
-// Filesystems implements Instances.
+// Filesystems implements GuestAgents.
 func (r *Router) Filesystems(ctx context.Context, namespace, name string) (*kubevirtv1.VirtualMachineInstanceFileSystemList, error) {
 	return ask(ctx, r, namespace, name, "guest/filesystems", r.config.Local.Filesystems)
 }
 
 // Stream implements Instances. The stream stays open until it is closed or ctx ends, on
 // whichever host the guest runs.
-func (r *Router) Stream(ctx context.Context, namespace, name string, kind StreamKind) (io.ReadWriteCloser, error) {
+func (r *Router) Stream(ctx context.Context, namespace, name string, request StreamRequest) (io.ReadWriteCloser, error) {
 	host, err := r.config.HostOf(ctx, namespace, name)
 	if err != nil {
 		return nil, err
 	}
 	if host == r.config.Self {
-		return r.config.Local.Stream(ctx, namespace, name, kind)
+		return r.config.Local.Stream(ctx, namespace, name, request)
 	}
 	conn, err := r.config.Dial(ctx, host)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %s: %w", fault.Unreachable, host, err)
 	}
-	stream, err := r.upgrade(ctx, host, conn, path(namespace, name, string(kind)))
+	stream, err := r.upgrade(ctx, host, conn, path(namespace, name, request.path()))
 	if err != nil {
 		conn.Close()
 		return nil, err
+	}
+	if request.Protocol == UDP {
+		return newPacketStream(stream), nil
 	}
 	return stream, nil
 }
@@ -192,6 +219,24 @@ func path(namespace, name, rest string) string {
 	return "/instances/" + namespace + "/" + name + "/" + rest
 }
 
+// act has the host of an instance do something: rest is the request's path at other hosts.
+func (r *Router) act(ctx context.Context, namespace, name, rest string, local func(ctx context.Context, namespace, name string) error) error {
+	return r.actWithin(ctx, r.config.Timeout, namespace, name, rest, local)
+}
+
+// actWithin is act for what takes another host at most a given time.
+func (r *Router) actWithin(ctx context.Context, limit time.Duration, namespace, name, rest string, local func(ctx context.Context, namespace, name string) error) error {
+	host, err := r.config.HostOf(ctx, namespace, name)
+	if err != nil {
+		return err
+	}
+	if host == r.config.Self {
+		return local(ctx, namespace, name)
+	}
+	_, err = r.callWithin(ctx, limit, host, http.MethodPost, path(namespace, name, rest), nil)
+	return err
+}
+
 func ask[T any](ctx context.Context, r *Router, namespace, name, rest string,
 	local func(ctx context.Context, namespace, name string) (*T, error)) (*T, error) {
 	host, err := r.config.HostOf(ctx, namespace, name)
@@ -213,7 +258,11 @@ func ask[T any](ctx context.Context, r *Router, namespace, name, rest string,
 }
 
 func (r *Router) call(ctx context.Context, host, method, path string, body []byte) ([]byte, error) {
-	ctx, cancel := context.WithTimeout(ctx, r.config.Timeout)
+	return r.callWithin(ctx, r.config.Timeout, host, method, path, body)
+}
+
+func (r *Router) callWithin(ctx context.Context, limit time.Duration, host, method, path string, body []byte) ([]byte, error) {
+	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	request, err := http.NewRequestWithContext(ctx, method, "http://"+host+path, bytes.NewReader(body))
 	if err != nil {
@@ -228,7 +277,7 @@ func (r *Router) call(ctx context.Context, host, method, path string, body []byt
 	if response.StatusCode >= 300 {
 		return nil, readFault(host, response)
 	}
-	answer, err := io.ReadAll(io.LimitReader(response.Body, 8<<20))
+	answer, err := io.ReadAll(io.LimitReader(response.Body, maxAnswerBytes))
 	if err != nil {
 		return nil, fmt.Errorf("%w: %s: %w", fault.Unreachable, host, err)
 	}

@@ -36,7 +36,7 @@ func TestHostsBelowTheLevelAreNotServed(t *testing.T) {
 		})
 		t.Cleanup(router.Close)
 		_, offerErr := router.Offer(t.Context(), "far", claims.OfferRequest{Name: "vm"})
-		stream, streamErr := router.Stream(t.Context(), "default", "vm", Console)
+		stream, streamErr := router.Stream(t.Context(), "default", "vm", StreamRequest{Kind: Console})
 		if streamErr == nil {
 			stream.Close()
 		}

@@ -68,6 +68,7 @@ type fakeDomain struct {
 	started time.Time
 	agent   *hypervisor.GuestInfo
 	deaf    bool
+	frozen  bool
 	devices []fakeDevice
 	sizes   fakeSizes
 	jobs    []hypervisor.Job
@@ -203,6 +204,13 @@ func (m *Machine) SetAgent(ref hypervisor.Ref, info *hypervisor.GuestInfo) error
 		d.agent = info
 		m.publish(d, hypervisor.Event{Kind: hypervisor.EventAgent, Connected: info != nil})
 	})
+}
+
+// IsFrozen says whether the guest's file systems are frozen.
+func (m *Machine) IsFrozen(ref hypervisor.Ref) bool {
+	frozen := false
+	err := m.do(ref, func(d *fakeDomain) { frozen = d.frozen })
+	return err == nil && frozen
 }
 
 // do runs fn on a running domain.

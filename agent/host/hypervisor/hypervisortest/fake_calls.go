@@ -5,9 +5,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
-	"io"
 	"maps"
-	"net"
 	"time"
 
 	"virtmesh/agent/host/hypervisor"
@@ -168,6 +166,7 @@ func (m *Machine) obey(d *fakeDomain, command byte) {
 }
 
 func (m *Machine) reboot(d *fakeDomain) {
+	d.frozen = false
 	m.releaseAll(d)
 	m.publish(d, hypervisor.Event{Kind: hypervisor.EventReboot})
 	d.serial.print(Ready)
@@ -285,45 +284,6 @@ func (f *Fake) Undefine(ctx context.Context, ref hypervisor.Ref, opts hypervisor
 		return nil
 	}
 	return err
-}
-
-// Console implements hypervisor.Consoles.
-func (f *Fake) Console(ctx context.Context, ref hypervisor.Ref) (out io.ReadWriteCloser, err error) {
-	err = f.on(ctx, "Console", ref, func(_ *Machine, d *fakeDomain) error {
-		if !d.state.Active() {
-			return hypervisor.ErrNotRunning
-		}
-		out = d.serial.open()
-		return nil
-	})
-	return out, err
-}
-
-// VNC implements hypervisor.Consoles. The display greets and says no more.
-func (f *Fake) VNC(ctx context.Context, ref hypervisor.Ref) (out net.Conn, err error) {
-	err = f.on(ctx, "VNC", ref, func(_ *Machine, d *fakeDomain) error {
-		if !d.state.Active() {
-			return hypervisor.ErrNotRunning
-		}
-		var server net.Conn
-		out, server = net.Pipe()
-		// The goroutine ends when the caller reads the greeting or closes its end.
-		go func() { _, _ = io.WriteString(server, "RFB 003.008\n") }()
-		return nil
-	})
-	return out, err
-}
-
-// GuestInfo implements hypervisor.Observer.
-func (f *Fake) GuestInfo(ctx context.Context, ref hypervisor.Ref) (out hypervisor.GuestInfo, err error) {
-	err = f.on(ctx, "GuestInfo", ref, func(_ *Machine, d *fakeDomain) error {
-		if d.agent == nil {
-			return hypervisor.ErrNoAgent
-		}
-		out = *d.agent
-		return nil
-	})
-	return out, err
 }
 
 // Stats implements hypervisor.Observer. Every CPU has been busy since the start.

@@ -60,6 +60,7 @@ func Run(t *testing.T, h Harness) {
 		{"NewConsoleSessionEndsTheOneBefore", testConsoleTakeover},
 		{"ConsoleCloseReleasesAReader", testConsoleClose},
 		{"DisplaySpeaksRFB", testVNC},
+		{"DisplayCanBePictured", testScreenshot},
 		{"ShutdownEndsTheGuest", testShutdown},
 		{"GuestCanEndItself", testGuestPowerOff},
 		{"RebootsAreReported", testReboot},
@@ -119,7 +120,7 @@ func testOtherIncarnation(t *testing.T, w *world) {
 	other := w.owner.Ref
 	other.UID = "99999999-0000-4000-8000-000000000000"
 	for name, act := range map[string]func(context.Context, hypervisor.Ref) error{
-		"shutdown": w.hv.Shutdown, "reboot": w.hv.Reboot, "reset": w.hv.Reset,
+		"shutdown": w.hv.Shutdown, "reboot": w.hv.Reboot, "reset": w.hv.Reset, "freeze": w.hv.Freeze, "thaw": w.hv.Thaw,
 		"destroy": w.hv.Destroy, "suspend": w.hv.Suspend, "resume": w.hv.Resume,
 		"detach": func(ctx context.Context, ref hypervisor.Ref) error { return w.hv.DetachDevice(ctx, ref, Disk) },
 		"record": func(ctx context.Context, ref hypervisor.Ref) error { return w.hv.SetRecord(ctx, ref, "a", "b") },

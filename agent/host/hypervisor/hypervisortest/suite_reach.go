@@ -1,6 +1,8 @@
 package hypervisortest
 
 import (
+	"bytes"
+	"image/png"
 	"io"
 	"strings"
 	"testing"
@@ -61,10 +63,35 @@ func testVNC(t *testing.T, w *world) {
 	}
 }
 
+func testScreenshot(t *testing.T, w *world) {
+	w.start()
+	for _, wake := range []bool{false, true} {
+		picture, err := w.hv.Screenshot(w.ctx, w.owner.Ref, wake)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if img, err := png.Decode(bytes.NewReader(picture)); err != nil || img.Bounds().Empty() {
+			t.Errorf("the picture is %v, %v", img, err)
+		}
+	}
+	if err := w.hv.Destroy(w.ctx, w.owner.Ref); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.hv.Screenshot(w.ctx, w.owner.Ref, false); !errorIs(err, hypervisor.ErrNotRunning) {
+		t.Errorf("a picture of a guest that is off: %v", err)
+	}
+}
+
 func testNoAgent(t *testing.T, w *world) {
 	w.start()
 	if _, err := w.hv.GuestInfo(w.ctx, w.owner.Ref); !errorIs(err, hypervisor.ErrNoAgent) {
 		t.Errorf("guest info: %v", err)
+	}
+	if err := w.hv.Freeze(w.ctx, w.owner.Ref); !errorIs(err, hypervisor.ErrNoAgent) {
+		t.Errorf("freeze: %v", err)
+	}
+	if err := w.hv.Thaw(w.ctx, w.owner.Ref); !errorIs(err, hypervisor.ErrNoAgent) {
+		t.Errorf("thaw: %v", err)
 	}
 	if w.get().AgentConnected {
 		t.Error("an agent is said to be connected")

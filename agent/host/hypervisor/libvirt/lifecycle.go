@@ -202,7 +202,11 @@ func (d *Driver) Shutdown(ctx context.Context, ref hypervisor.Ref) error {
 	if err != nil {
 		return fmt.Errorf("shut down: %w", err)
 	}
-	agent := func() error { return d.shutDownByAgent(ctx, ref) }
+	agent := func() error {
+		return d.byAgent(ctx, "ask the agent to shut down", ref, func(dom *libvirt.Domain) error {
+			return dom.ShutdownFlags(libvirt.DOMAIN_SHUTDOWN_GUEST_AGENT)
+		})
+	}
 	button := func() error {
 		return d.act(ctx, d.acts, "shut down", ref, func(dom *libvirt.Domain) error {
 			err := dom.ShutdownFlags(libvirt.DOMAIN_SHUTDOWN_ACPI_POWER_BTN)
@@ -216,7 +220,7 @@ func (d *Driver) Shutdown(ctx context.Context, ref hypervisor.Ref) error {
 	return err
 }
 
-// shutDown asks a running guest to shut down: through its agent, or by the power button
+// shutDown asks a running guest to shut down or to reboot: through its agent, or by the power button
 // if there is no agent or it does not take the request. refused is the agent's error.
 func shutDown(domain hypervisor.Domain, agent, button func() error) (refused, err error) {
 	if domain.State == hypervisor.StateShutoff {
@@ -230,24 +234,43 @@ func shutDown(domain hypervisor.Domain, agent, button func() error) (refused, er
 	return refused, button()
 }
 
-// shutDownByAgent asks the guest's agent to shut the guest down. It returns nil if the
-// agent has taken the request.
-func (d *Driver) shutDownByAgent(ctx context.Context, ref hypervisor.Ref) error {
+// byAgent has the guest's agent do something, and returns nil if the agent has taken the
+// request within Config.AgentTimeout.
+func (d *Driver) byAgent(ctx context.Context, what string, ref hypervisor.Ref, ask func(*libvirt.Domain) error) error {
 	ctx, cancel := context.WithTimeout(ctx, d.cfg.AgentTimeout)
 	defer cancel()
-	return d.act(ctx, d.agents, "ask the agent to shut down", ref, func(dom *libvirt.Domain) error {
+	return d.act(ctx, d.agents, what, ref, func(dom *libvirt.Domain) error {
 		if err := dom.AgentSetResponseTimeout(int(d.cfg.AgentTimeout.Seconds()), 0); err != nil {
 			return err
 		}
-		return dom.ShutdownFlags(libvirt.DOMAIN_SHUTDOWN_GUEST_AGENT)
+		return ask(dom)
 	})
 }
 
-// Reboot implements hypervisor.Lifecycle.
+// Reboot implements hypervisor.Lifecycle, as Shutdown does.
 func (d *Driver) Reboot(ctx context.Context, ref hypervisor.Ref) error {
-	return d.act(ctx, d.acts, "reboot", ref, func(dom *libvirt.Domain) error {
-		return dom.Reboot(libvirt.DOMAIN_REBOOT_ACPI_POWER_BTN)
-	})
+	domain, err := d.Get(ctx, ref)
+	if err == nil && domain.State == hypervisor.StateShutoff {
+		err = hypervisor.ErrNotRunning
+	}
+	if err != nil {
+		return fmt.Errorf("reboot: %w", err)
+	}
+	agent := func() error {
+		return d.byAgent(ctx, "ask the agent to reboot", ref, func(dom *libvirt.Domain) error {
+			return dom.Reboot(libvirt.DOMAIN_REBOOT_GUEST_AGENT)
+		})
+	}
+	button := func() error {
+		return d.act(ctx, d.acts, "reboot", ref, func(dom *libvirt.Domain) error {
+			return dom.Reboot(libvirt.DOMAIN_REBOOT_ACPI_POWER_BTN)
+		})
+	}
+	refused, err := shutDown(domain, agent, button)
+	if refused != nil {
+		d.log.Info("a guest agent did not take the request to reboot; the power button was pressed", "instance", ref.String(), "err", refused)
+	}
+	return err
 }
 
 // Reset implements hypervisor.Lifecycle.

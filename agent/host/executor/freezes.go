@@ -1,0 +1,211 @@
+package executor
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+
+	"virtmesh/agent/host/hypervisor"
+	"virtmesh/agent/objects"
+)
+
+const (
+	// recordFrozen says that the guest's file systems are frozen: when they are to be thawed,
+	// as the time since the host booted, or frozenForever. It is a record, so that an agent
+	// that starts anew thaws them in time.
+	recordFrozen  = "frozen"
+	frozenForever = "until-thawed"
+
+	// thawPause is between attempts to thaw a guest whose agent does not do it, and
+	// thawTimeout bounds one.
+	thawPause   = 30 * time.Second
+	thawTimeout = 30 * time.Second
+)
+
+// shownFrozen is what the status of a frozen guest shows.
+const shownFrozen = "frozen"
+
+// shownFreeze returns the fsFreezeStatus of a guest.
+func shownFreeze(domain hypervisor.Domain) string {
+	if domain.State.Active() && domain.Records[recordFrozen] != "" {
+		return shownFrozen
+	}
+	return ""
+}
+
+// Freeze implements guests.GuestAgents.
+func (g Guests) Freeze(ctx context.Context, namespace, name string, limit time.Duration) error {
+	domain, key, err := g.findAgent(ctx, namespace, name)
+	if err != nil {
+		return err
+	}
+	e, ref := g.executor, domain.Owner.Ref
+	record := frozenForever
+	if limit > 0 {
+		record = (e.BootTime() + limit).String()
+	}
+	if err := e.Hypervisor.SetRecord(ctx, ref, recordFrozen, record); err != nil {
+		return translate(key, err)
+	}
+	defer e.notify(keyOf(ref))
+	if err := e.Hypervisor.Freeze(ctx, ref); err != nil {
+		// What is written already must not be left to a caller who has gone.
+		cleanUp, cancel := context.WithTimeout(context.WithoutCancel(ctx), thawTimeout)
+		defer cancel()
+		if errors.Is(err, ctx.Err()) {
+			// The guest may freeze after all.
+			err = errors.Join(err, e.Hypervisor.Thaw(cleanUp, ref))
+		}
+		return translate(key, errors.Join(err, e.Hypervisor.SetRecord(cleanUp, ref, recordFrozen, domain.Records[recordFrozen])))
+	}
+	return nil
+}
+
+// Unfreeze implements guests.GuestAgents.
+func (g Guests) Unfreeze(ctx context.Context, namespace, name string) error {
+	domain, key, err := g.findAgent(ctx, namespace, name)
+	if err != nil {
+		return err
+	}
+	defer g.executor.notify(keyOf(domain.Owner.Ref))
+	if err := g.executor.thaw(ctx, domain.Owner.Ref); err != nil {
+		return translate(key, err)
+	}
+	return nil
+}
+
+// findAgent returns the domain of an instance on this host whose guest agent can answer.
+func (g Guests) findAgent(ctx context.Context, namespace, name string) (hypervisor.Domain, objects.Key, error) {
+	key := objects.Key{Namespace: namespace, Name: name}
+	domain, err := g.find(ctx, namespace, name)
+	switch {
+	case err != nil:
+	case domain.State == hypervisor.StatePaused:
+		err = pausedFault(namespace, name)
+	case !domain.AgentConnected:
+		err = translate(key, hypervisor.ErrNoAgent)
+	}
+	return domain, key, err
+}
+
+// thaw thaws a guest's file systems, and then forgets that they were frozen.
+func (e *Executor) thaw(ctx context.Context, ref hypervisor.Ref) error {
+	if err := e.Hypervisor.Thaw(ctx, ref); err != nil {
+		return err
+	}
+	return e.Hypervisor.SetRecord(ctx, ref, recordFrozen, "")
+}
+
+// thaws are the guests, by UID, that this process is thawing because nobody has done so in
+// time, or has tried to thaw a while ago.
+type thaws struct {
+	mu    sync.Mutex
+	byUID map[string]*thawing
+}
+
+type thawing struct {
+	running bool
+	tried   time.Duration // when an attempt ended, since the host booted
+	booted  bool          // the guest has booted anew, which thaws it
+}
+
+func newThaws() *thaws { return &thaws{byUID: map[string]*thawing{}} }
+
+func (t *thaws) of(uid string) *thawing {
+	if t.byUID[uid] == nil {
+		t.byUID[uid] = &thawing{}
+	}
+	return t.byUID[uid]
+}
+
+// noteBoot stores that a guest has booted anew.
+func (t *thaws) noteBoot(uid string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.of(uid).booted = true
+}
+
+// takeBoot reports whether a guest has booted anew since the last call.
+func (t *thaws) takeBoot(uid string) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	g := t.byUID[uid]
+	if g == nil || !g.booted {
+		return false
+	}
+	g.booted = false
+	return true
+}
+
+// begin reports whether an attempt is due, and if so counts it as running; otherwise it
+// returns the time until the next one.
+func (t *thaws) begin(uid string, now time.Duration) (due bool, next time.Duration) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	g := t.of(uid)
+	switch left := g.tried + thawPause - now; {
+	case g.running:
+		return false, thawPause
+	case g.tried > 0 && left > 0:
+		return false, left
+	}
+	g.running = true
+	return true, thawPause
+}
+
+func (t *thaws) end(uid string, now time.Duration) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	g := t.of(uid)
+	g.running, g.tried = false, now
+}
+
+// dropGuest forgets a guest that is gone.
+func (t *thaws) dropGuest(uid string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	delete(t.byUID, uid)
+}
+
+// watchFreeze thaws the guest's file systems when nobody has done so in time. No worker
+// waits for it. watchFreeze returns the time until the next look, zero for never.
+func (e *Executor) watchFreeze(ctx context.Context, r *run) time.Duration {
+	record := r.domain.Records[recordFrozen]
+	if booted := e.thaws.takeBoot(r.ref.UID); record == "" || !r.active() {
+		return 0
+	} else if booted {
+		if err := e.Hypervisor.SetRecord(ctx, r.ref, recordFrozen, ""); err == nil {
+			e.notify(keyOf(r.ref)) // with a new look at the domain
+			return 0
+		}
+	}
+	due, err := time.ParseDuration(record)
+	if err != nil {
+		return 0 // until somebody thaws them
+	}
+	if left := due - e.BootTime(); left > 0 {
+		return left
+	}
+	begin, next := e.thaws.begin(r.ref.UID, e.BootTime())
+	if !begin {
+		return next
+	}
+	ref := r.ref
+	err = e.tasks.startTask(func(ctx context.Context) {
+		ctx, cancel := context.WithTimeout(ctx, thawTimeout)
+		defer cancel()
+		err := e.thaw(ctx, ref)
+		e.thaws.end(ref.UID, e.BootTime())
+		if err != nil {
+			e.Logger.Warn("a guest's file systems stay frozen after their time", "instance", ref.String(), "err", err, "retryIn", thawPause)
+			return
+		}
+		e.Logger.Warn("nobody has unfrozen a guest's file systems in time, so the host did", "instance", ref.String())
+		e.notify(keyOf(ref))
+	})
+	if err != nil {
+		e.thaws.end(r.ref.UID, e.BootTime())
+	}
+	return next
+}
