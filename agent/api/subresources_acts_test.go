@@ -12,6 +12,7 @@ import (
 	"github.com/gorilla/websocket"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/discovery"
 	kubevirtv1 "kubevirt.io/api/core/v1"
@@ -318,7 +319,13 @@ func TestObjectGraph(t *testing.T) {
 	obj := parse(t, vmManifest)
 	obj.SetName("vm")
 	set(t, obj, "Halted", "spec", "runStrategy")
-	set(t, obj, []any{
+	place := func(value any, path ...string) {
+		t.Helper()
+		if err := unstructured.SetNestedField(obj.Object, value, path...); err != nil {
+			t.Fatal(err)
+		}
+	}
+	place([]any{
 		map[string]any{"name": "root", "dataVolume": map[string]any{"name": "disk"}},
 		map[string]any{"name": "data", "persistentVolumeClaim": map[string]any{"claimName": "claim"}},
 		map[string]any{"name": "seed", "cloudInitNoCloud": map[string]any{"secretRef": map[string]any{"name": "seed"}}},
@@ -326,9 +333,9 @@ func TestObjectGraph(t *testing.T) {
 	disk := func(name string) any {
 		return map[string]any{"name": name, "disk": map[string]any{"bus": "virtio"}}
 	}
-	set(t, obj, []any{disk("root"), disk("data"), disk("seed")}, "spec", "template", "spec", "domain", "devices", "disks")
-	set(t, obj, []any{map[string]any{"name": "lan", "multus": map[string]any{"networkName": "other/lan"}}}, "spec", "template", "spec", "networks")
-	set(t, obj, []any{map[string]any{"name": "lan", "bridge": map[string]any{}}}, "spec", "template", "spec", "domain", "devices", "interfaces")
+	place([]any{disk("root"), disk("data"), disk("seed")}, "spec", "template", "spec", "domain", "devices", "disks")
+	place([]any{map[string]any{"name": "lan", "multus": map[string]any{"networkName": "other/lan"}}}, "spec", "template", "spec", "networks")
+	place([]any{map[string]any{"name": "lan", "bridge": map[string]any{}}}, "spec", "template", "spec", "domain", "devices", "interfaces")
 	if _, err := h.dynamic(t).Resource(vmResource).Namespace("default").Create(t.Context(), obj, metav1.CreateOptions{}); err != nil {
 		t.Fatal(err)
 	}

@@ -153,6 +153,10 @@ func (i instances) unfreezeGuest(ctx context.Context, namespace, name string, _ 
 	return hostError(name, i.hosts.Unfreeze(ctx, namespace, name))
 }
 
+func (i instances) storedInstance(ctx context.Context, namespace, name string) (*kubevirtv1.VirtualMachineInstance, error) {
+	return i.objects.Instance(ctx, namespace, name)
+}
+
 // instanceOfVM returns the instance of a virtual machine.
 func (i instances) instanceOfVM(ctx context.Context, namespace, name string) (*kubevirtv1.VirtualMachineInstance, error) {
 	vm, err := i.objects.VirtualMachine(ctx, namespace, name)

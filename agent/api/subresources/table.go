@@ -59,7 +59,7 @@ func table(c Config) []subresource {
 		{of: vmiKind, path: "console", method: get, serve: i.serveConsole},
 		{of: vmiKind, path: "vnc", method: get, serve: i.serveDisplay},
 		{of: vmiKind, path: "vnc/screenshot", method: get, serve: i.serveScreenshot},
-		{of: vmiKind, path: portForward, method: get, arguments: 2, serve: i.serveForward(c.Objects.Instance)},
+		{of: vmiKind, path: portForward, method: get, arguments: 2, serve: i.serveForward(i.storedInstance)},
 	},
 		later(vmKind, put, "addvolume", "removevolume", "memorydump", "removememorydump"),
 		later(vmiKind, put, "addvolume", "removevolume", "backup", "redefine-checkpoint", "sev/setupsession", "sev/injectlaunchsecret"),
