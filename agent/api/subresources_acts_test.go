@@ -110,7 +110,7 @@ func TestWhatIsNotImplementedSaysSo(t *testing.T) {
 	if err := client.Get().AbsPath("/apis/subresources.kubevirt.io/v1/guestfs").Do(t.Context()).Error(); statusCode(err) != http.StatusNotImplemented {
 		t.Errorf("guestfs: %v", err)
 	}
-	for path, want := range map[string]int{"sev/other": 404, "vnc/other": 404, "evacuate": 404, "console/x": 404} {
+	for path, want := range map[string]int{"sev/other": 404, "vnc/other": 404, "evacuate": 405, "console/x": 404} {
 		if err := client.Get().AbsPath(subresourcesOf + "virtualmachineinstances/vm/" + path).Do(t.Context()).Error(); statusCode(err) != want {
 			t.Errorf("%s: %v, want %d", path, err, want)
 		}
@@ -141,8 +141,8 @@ func TestScreenshot(t *testing.T) {
 	get := func(name, move string) ([]byte, string, error) {
 		var kind string
 		r := client.Get().AbsPath(subresourcesOf+"virtualmachineinstances/"+name+"/vnc/screenshot").Param("moveCursor", move).Do(t.Context())
-		body, err := r.ContentType(&kind).Raw()
-		return body, kind, err
+		body, _ := r.ContentType(&kind).Raw()
+		return body, kind, r.Error()
 	}
 	for move, done := range map[string]string{"true": "picture of default/on, woken true", "false": "picture of default/on, woken false"} {
 		body, kind, err := get("on", move)
@@ -284,7 +284,9 @@ func TestExpandSpec(t *testing.T) {
 		t.Errorf("%s, %v", stored, err)
 	}
 	put := func(namespace, body string) ([]byte, error) {
-		return client.Put().AbsPath("/apis/subresources.kubevirt.io/v1/namespaces/" + namespace + "/expand-vm-spec").Body([]byte(body)).DoRaw(t.Context())
+		r := client.Put().AbsPath("/apis/subresources.kubevirt.io/v1/namespaces/" + namespace + "/expand-vm-spec").Body([]byte(body)).Do(t.Context())
+		answer, _ := r.Raw()
+		return answer, r.Error()
 	}
 	const machine = `{"apiVersion":"kubevirt.io/v1","kind":"VirtualMachine","metadata":{"name":"new"%s},"spec":{"runStrategy":"Halted"%s,"template":{"spec":{"domain":{"devices":{}}}}}}`
 	fill := func(meta, spec string) string {
