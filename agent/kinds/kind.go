@@ -79,6 +79,9 @@ type Kind struct {
 	// Warnings returns warnings that the client receives on create and update.
 	Warnings func(obj runtime.Object) []string
 
+	// Planners add to each transaction that writes objects of the kind, whoever commits it.
+	Planners []Planner
+
 	// Columns are the columns that kubectl get prints after the name; nil means the
 	// creation time only.
 	Columns []Column

@@ -37,6 +37,7 @@ type Replica struct {
 	store Raft
 	by    Transformer
 	opens bool
+	turns turns
 }
 
 var _ Store = (*Replica)(nil)
@@ -59,8 +60,21 @@ func (r *Replica) FeatureLevel() uint32 { return r.store.FeatureLevel() }
 // sealed with another key. Keys are rotated by people.
 const maxSealings = 5
 
-// Commit implements Store.
+// Commit implements Store. To a transaction that writes objects of kinds with planners it adds
+// what these plan.
 func (r *Replica) Commit(ctx context.Context, t raftstore.Txn) (raftstore.TxnResult, error) {
+	d, err := r.newDraft(ctx, t)
+	if err != nil {
+		return raftstore.TxnResult{}, err
+	}
+	if d != nil {
+		return d.commit(ctx)
+	}
+	return r.commitSealed(ctx, t)
+}
+
+// commitSealed commits a transaction with sealed values.
+func (r *Replica) commitSealed(ctx context.Context, t raftstore.Txn) (raftstore.TxnResult, error) {
 	if r.by == nil {
 		return r.store.Commit(ctx, t)
 	}

@@ -151,6 +151,7 @@ func storeNewer(t testing.TB, s objects.Store, o kinds.Object) (storeKey string,
 	}
 	storeKey = kind.StoreKey(kinds.KeyOf(o))
 	var tx objects.Tx
+	tx.Require(storeKey, 0)
 	tx.Put(storeKey, value)
 	if _, err := tx.Commit(t.Context(), s); err != nil {
 		t.Fatal(err)

@@ -39,6 +39,8 @@ type REST struct {
 	stored *apistore.Store
 	// opened is the storage without what cannot be read; nil if stored is.
 	opened *genericregistry.Store
+	// planned is the storage of a kind with planners, for dry runs; nil of any other.
+	planned *apistore.Store
 }
 
 var (
@@ -59,6 +61,9 @@ func newREST(main *genericregistry.Store, k *kinds.Kind) *REST {
 	s, ok := main.Storage.Storage.(*apistore.Store)
 	if !ok {
 		return r
+	}
+	if len(k.Planners) > 0 {
+		r.planned = s
 	}
 	if len(k.Sealed) > 0 {
 		opened := *main
@@ -87,6 +92,9 @@ func (r *REST) Watch(ctx context.Context, opts *metainternalversion.ListOptions)
 // Delete implements rest.GracefulDeleter. It also deletes an object that no key of the mesh
 // opens, which the library could not, since it reads what it deletes.
 func (r *REST) Delete(ctx context.Context, name string, validate rest.ValidateObjectFunc, opts *metav1.DeleteOptions) (runtime.Object, bool, error) {
+	if opts != nil {
+		validate = r.rehearseDelete(validate, opts.DryRun)
+	}
 	obj, deleted, err := r.Store.Delete(ctx, name, validate, opts)
 	if err == nil || r.stored == nil || apierrors.IsNotFound(err) {
 		return obj, deleted, err

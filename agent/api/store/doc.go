@@ -21,6 +21,9 @@
 // Writes carry a request ID. If the outcome of a commit is unknown, the commit is
 // retried with the same ID until the request's deadline, and only then reported.
 //
+// What planners of a kind (kinds.Planner) add to a write, the backend commits with it. A dry
+// run asks them too, with Rehearse.
+//
 // The package depends on no particular kind, has no cache, and ignores a time to live:
 // a controller deletes objects that expire.
 package store

@@ -45,6 +45,10 @@ func writeError(gr schema.GroupResource, key string, err error) error {
 	if errors.As(err, &conflict) {
 		return err
 	}
+	var refused *apierrors.StatusError
+	if errors.As(err, &refused) { // by a planner
+		return refused
+	}
 	stopped := errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled)
 	if stopped && !errors.Is(err, raftstore.ErrNoLeader) {
 		// What was sent may still be committed. An unknown outcome has no Retry-After:

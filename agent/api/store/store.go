@@ -29,6 +29,8 @@ type Backend interface {
 	// Scan returns the records below a prefix, compact, all from the state at the returned
 	// revision, as they are taken.
 	Scan(ctx context.Context, prefix string, o raftstore.ReadOptions) (iter.Seq[raftstore.Record], uint64, error)
+	// Rehearse returns why planners refuse a transaction (kinds.Planner), and commits nothing.
+	Rehearse(ctx context.Context, t raftstore.Txn) error
 }
 
 var _ Backend = (*objects.Replica)(nil)
