@@ -25,6 +25,7 @@ import (
 	"virtmesh/agent/stewards/namespace"
 	"virtmesh/agent/stewards/nodes"
 	"virtmesh/agent/stewards/operation"
+	"virtmesh/agent/stewards/quota"
 	"virtmesh/agent/stewards/raise"
 	"virtmesh/agent/stewards/roles"
 	"virtmesh/agent/stewards/schedule"
@@ -82,6 +83,8 @@ func declaredOutputs(t *testing.T) map[string][]stewards.Output {
 	add("stewards/namespace", c4, err)
 	account, err := serviceaccount.New(d)
 	add("stewards/serviceaccount", account, err)
+	quotas, err := quota.New(d)
+	add("stewards/quota", quotas, err)
 	c5, err := operation.New(d, "h1", operation.Acts{meshv1alpha1.RemoveHost: {Outputs: removalOutputs()}})
 	add("stewards/operation", c5, err)
 	c6, err := collect.New(d)

@@ -35,6 +35,7 @@ func register() []*Kind {
 		clusterRoleKind(),
 		roleBindingKind(),
 		clusterRoleBindingKind(),
+		resourceQuotaKind(),
 	}
 }
 
@@ -53,6 +54,7 @@ var catalogue = sync.OnceValue(func() index {
 		ix.byResource[k.GroupResource()] = k
 		ix.byKind[k.GVK.GroupKind()] = k
 	}
+	ix.addQuotas()
 	return ix
 })
 

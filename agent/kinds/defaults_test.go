@@ -37,6 +37,7 @@ func minimal() map[string]string {
 		"ClusterRole":                     `{metadata: {name: "a:b"}}`,
 		"RoleBinding":                     `{metadata: {name: "a:b", namespace: ns}, roleRef: {kind: Role, name: "a:b"}, subjects: [{kind: User, name: u}, {kind: ServiceAccount, name: s}]}`,
 		"ClusterRoleBinding":              `{metadata: {name: "a:b"}, roleRef: {kind: ClusterRole, name: "a:b"}, subjects: [{kind: Group, name: g}]}`,
+		"ResourceQuota":                   `{metadata: {name: a, namespace: ns}, spec: {hard: {secrets: 3}}}`,
 	}
 }
 

@@ -18,6 +18,7 @@ import (
 	"virtmesh/agent/stewards/namespace"
 	"virtmesh/agent/stewards/nodes"
 	"virtmesh/agent/stewards/operation"
+	"virtmesh/agent/stewards/quota"
 	"virtmesh/agent/stewards/raise"
 	"virtmesh/agent/stewards/roles"
 	"virtmesh/agent/stewards/schedule"
@@ -67,6 +68,7 @@ func construct(t testing.TB, d stewards.Deps, host string, view *schedule.View, 
 	add(collect.NewEpochs(d))
 	add(namespace.New(d))
 	add(serviceaccount.New(d))
+	add(quota.New(d))
 	add(operation.New(d, host, nil))
 	add(raise.New(d, stable{}))
 	add(roles.NewRoles(d))

@@ -19,6 +19,7 @@ import (
 	"virtmesh/agent/stewards/namespace"
 	"virtmesh/agent/stewards/nodes"
 	"virtmesh/agent/stewards/operation"
+	"virtmesh/agent/stewards/quota"
 	"virtmesh/agent/stewards/raise"
 	"virtmesh/agent/stewards/roles"
 	"virtmesh/agent/stewards/schedule"
@@ -59,7 +60,8 @@ type Deps struct {
 func Loops(deps Deps) ([]stewards.Loop, error) {
 	var loops []stewards.Loop
 	for _, add := range []func(Deps) ([]stewards.Loop, error){
-		virtualMachines, placement, otherNodes, lostInstances, garbage, oldEvents, unusedEpochs, namespaces, accounts, operations, featureLevel, clusterRoles, clusterRoleBindings,
+		virtualMachines, placement, otherNodes, lostInstances, garbage, oldEvents, unusedEpochs, namespaces, accounts, quotas, operations, featureLevel,
+		clusterRoles, clusterRoleBindings,
 	} {
 		more, err := add(deps)
 		if err != nil {
@@ -167,6 +169,11 @@ func namespaces(deps Deps) ([]stewards.Loop, error) {
 func accounts(deps Deps) ([]stewards.Loop, error) {
 	c, err := serviceaccount.New(deps.engine("service accounts"))
 	return loopOf("service accounts", c, err)
+}
+
+func quotas(deps Deps) ([]stewards.Loop, error) {
+	c, err := quota.New(deps.engine("quota"))
+	return loopOf("quotas", c, err)
 }
 
 func operations(deps Deps) ([]stewards.Loop, error) {

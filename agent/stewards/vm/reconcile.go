@@ -2,6 +2,7 @@ package vm
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strconv"
 	"time"
@@ -80,9 +81,22 @@ func (c *Controller) reconcile(ctx context.Context, key stewards.Key) (stewards.
 	c.syncStatus(ctx, t)
 	t.tx.Update(t.old, t.vm)
 	if _, err := t.tx.Commit(ctx, c.cfg.Store); err != nil {
+		if apierrors.IsForbidden(err) {
+			err = errors.Join(err, c.reportRefusal(ctx, t, err))
+		}
 		return stewards.Result{}, wrap(err, "reconcile", key)
 	}
 	return res, t.failure
+}
+
+// reportRefusal shows why the transaction of a turn was refused, by a quota for example. Of the
+// turn nothing happened.
+func (c *Controller) reportRefusal(ctx context.Context, refused *turn, why error) error {
+	t := &turn{old: refused.old, vm: refused.old.DeepCopy(), now: refused.now, tx: c.cfg.NewTx(), failure: why}
+	c.reportFailure(t, reasonCreateFailed)
+	t.tx.UpdateStatus(t.old, t.vm)
+	_, err := t.tx.Commit(ctx, c.cfg.Store)
+	return err
 }
 
 // instance returns the instance of the machine, nil if there is none. The two
