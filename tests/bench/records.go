@@ -125,6 +125,7 @@ func (p population) writeMachine(ctx context.Context, store objects.Store, texts
 	var tx objects.Tx
 	for _, r := range recordsPerMachine {
 		at := objects.Key{Namespace: key.Namespace, Name: name + r.suffix}
+		tx.Require(r.kind().StoreKey(at), 0)
 		tx.Put(r.kind().StoreKey(at), []byte(w.Replace(texts[r.shape])))
 	}
 	claims.Place(&tx, claims.Instance{
