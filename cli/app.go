@@ -148,7 +148,7 @@ func newApp(stdin io.Reader, stdout, stderr io.Writer) *cli.App {
 		BashComplete:              complete(nil),
 		Action:                    groupAction("virtmesh", cli.ShowAppHelp),
 		Commands: finishCommands("virtmesh", []*cli.Command{
-			agentCommand(), tokenCommand(), keyringCommand(), caCommand(), gossipCommand(), secretsCommand(), kubeconfigCommand(), certCommand(),
+			agentCommand(), tokenCommand(), keyringCommand(), caCommand(), gossipCommand(), secretsCommand(), kubeconfigCommand(), certCommand(), userCommand(),
 			statusCommand(), doctorCommand(), nodeCommand(), levelCommand(), vmCommand(), operationCommand(),
 			getCommand(), applyCommand(), deleteCommand(), describeCommand(), eventsCommand(),
 			completionCommand(), labCommand(), manCommand(), guestServicesCommand(),

@@ -18,7 +18,7 @@ import (
 
 func certCommand() *cli.Command {
 	return &cli.Command{
-		Name: "cert", Usage: "list and revoke the certificates of administrators",
+		Name: "cert", Usage: "list and revoke the certificates of people: administrators and users",
 		Description: "'virtmesh kubeconfig' makes them. A certificate is known by the hash of its key: SHA-256 of the public key, in hexadecimal.",
 		Subcommands: []*cli.Command{
 			{Name: "ls", Usage: "list certificates, also those that have ended within the last weeks", Flags: []cli.Flag{outputFlag()}, Action: certList},
@@ -49,9 +49,9 @@ func certList(c *cli.Context) error {
 	for _, cert := range list.Certificates {
 		rows = append(rows, certificateRow(cert, wide))
 	}
-	header := []string{"USER", "STATE", "EXPIRES", "HASH"}
+	header := []string{"USER", "STATE", "EXPIRES", "HASH", "KIND"}
 	if wide {
-		header = append(header, "ISSUED", "HOST", "RENEWED FROM", "REVOKED BY")
+		header = append(header, "ISSUED", "HOST", "RENEWED FROM", "ISSUED BY", "REVOKED BY")
 	}
 	if err := printColumns(c.App.Writer, header, rows); err != nil {
 		return err
@@ -73,12 +73,15 @@ func certificateRow(cert admin.Certificate, wide bool) []string {
 	case time.Now().After(cert.Expires):
 		state = "expired"
 	}
-	hash, from := cert.KeyHash, cert.RenewedFrom
-	if !wide {
-		return []string{cert.User, state, cert.Expires.Local().Format(time.DateTime), hash[:min(len(hash), shortHash)]}
+	hash, from, kind := cert.KeyHash, cert.RenewedFrom, "administrator"
+	if cert.OfUser {
+		kind = "user"
 	}
-	return []string{cert.User, state, cert.Expires.Local().Format(time.DateTime), hash,
-		cert.Issued.Local().Format(time.DateTime), cert.Host, from[:min(len(from), shortHash)], cert.RevokedBy}
+	if !wide {
+		return []string{cert.User, state, cert.Expires.Local().Format(time.DateTime), hash[:min(len(hash), shortHash)], kind}
+	}
+	return []string{cert.User, state, cert.Expires.Local().Format(time.DateTime), hash, kind,
+		cert.Issued.Local().Format(time.DateTime), cert.Host, from[:min(len(from), shortHash)], cert.IssuedBy, cert.RevokedBy}
 }
 
 func certRevoke(c *cli.Context) error {
@@ -133,7 +136,8 @@ func warnOfEndedCertificate(c *cli.Context, config *rest.Config) {
 	}
 	cert, err := x509.ParseCertificate(block.Bytes)
 	if err == nil && time.Now().After(cert.NotAfter) {
-		fmt.Fprintf(c.App.ErrWriter, "The certificate in the kubeconfig ended at %s. Root on any host makes a new one: virtmesh kubeconfig --output FILE\n", cert.NotAfter.Local().Format(time.DateTime))
+		fmt.Fprintf(c.App.ErrWriter, "The certificate in the kubeconfig, of %s, ended at %s. Root on any host makes a new one: virtmesh kubeconfig --output FILE, with --user NAME for a user\n",
+			cert.Subject.CommonName, cert.NotAfter.Local().Format(time.DateTime))
 	}
 }
 

@@ -3,6 +3,8 @@ package cli
 import (
 	"context"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"time"
 
@@ -20,6 +22,10 @@ type fakeMesh struct {
 	ttl     time.Duration
 	csr     []byte
 	asked   admin.CredentialsRequest
+	// users are by name; userRequest is the last one, and userErr why it is refused.
+	users       map[string]admin.User
+	userRequest admin.UserRequest
+	userErr     error
 	// unlistedBy is who refused certificates that are not listed.
 	unlistedBy string
 	// removedByForce is the force of the last removal.
@@ -118,6 +124,38 @@ func (m *fakeMesh) RevokeCertificates(_ context.Context, which, _ string) ([]adm
 func (m *fakeMesh) RefuseUnlistedCertificates(_ context.Context, by string) error {
 	m.unlistedBy = by
 	return nil
+}
+
+func (m *fakeMesh) AddUser(_ context.Context, r admin.UserRequest, by string) (*admin.UserChange, error) {
+	if m.userRequest = r; m.userErr != nil {
+		return nil, m.userErr
+	}
+	have, found := m.users[r.Name]
+	if !found {
+		have = admin.User{Name: r.Name, Groups: r.Groups, CreatedBy: by, Created: time.Now()}
+	}
+	replaced := found && r.ReplaceGroups
+	if replaced {
+		have.Groups = r.Groups
+	}
+	if m.users == nil {
+		m.users = map[string]admin.User{}
+	}
+	m.users[r.Name] = have
+	return &admin.UserChange{User: have, Created: !found, GroupsReplaced: replaced}, nil
+}
+
+func (m *fakeMesh) ListUsers(context.Context) ([]admin.User, error) {
+	return slices.SortedFunc(maps.Values(m.users), func(a, b admin.User) int { return strings.Compare(a.Name, b.Name) }), nil
+}
+
+func (m *fakeMesh) RemoveUser(_ context.Context, name, _ string) ([]admin.Certificate, error) {
+	user, found := m.users[name]
+	if !found {
+		return nil, fault.New(fault.NotFound, "the mesh has no user %q", name).WithRemedy("'virtmesh user ls' lists them")
+	}
+	delete(m.users, name)
+	return user.Certificates, nil
 }
 
 func (m *fakeMesh) Leave(context.Context) error {

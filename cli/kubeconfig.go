@@ -25,12 +25,13 @@ import (
 
 func kubeconfigCommand() *cli.Command {
 	return &cli.Command{
-		Name: "kubeconfig", Usage: "make an administrator's kubeconfig for this mesh",
+		Name: "kubeconfig", Usage: "make the kubeconfig of an administrator, or of a user of this mesh",
 		Description: "The kubeconfig names the host that answers; any other host would do as well. Keep it secret: it contains a private key. " +
-			"Root on a host can make one at any time. With a kubeconfig that is still valid, anyone can make the next one for himself, for up to 30 days after root made the first.",
+			"Root on a host can make one at any time, and an administrator one for a user ('virtmesh user'). With a kubeconfig that is still valid, anyone can make the next one for himself, for up to 30 days after the first was made.",
 		Flags: []cli.Flag{
 			&cli.StringFlag{Name: "output", Aliases: []string{"o"}, Usage: "write it to `FILE`, which only its owner can read, instead of printing it; a file that is there is replaced"},
-			&cli.StringFlag{Name: "user", Usage: "the name of the person whose it is, by which 'virtmesh cert' lists and revokes it (default: " + identity.AdminName + ", or who asks)"},
+			&cli.StringFlag{Name: "user", Usage: "the user of the mesh whose it is, or with --admin the administrator; 'virtmesh cert' lists and revokes it by that name (default: " + identity.AdminName + ", or who asks)"},
+			&cli.BoolFlag{Name: "admin", Usage: "make it an administrator's, who may do all, in the name --user; without --user it is one if root asks"},
 			&cli.DurationFlag{Name: "ttl", Action: mustBePositive("ttl"), Usage: fmt.Sprintf("how long it is valid, at most %gh (default: %gh)", identity.MaxAdminLifetime.Hours(), identity.DefaultAdminLifetime.Hours())},
 			&cli.StringFlag{Name: "name", Value: "virtmesh", Usage: "the name of the cluster and the context in it"},
 			&cli.StringFlag{Name: "server", Usage: "the https URL to put in it (default: the answering host)"},
@@ -51,8 +52,9 @@ func kubeconfig(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
+	request := admin.CredentialsRequest{CSR: string(csr), User: c.String("user"), Administrator: c.Bool("admin"), TTL: c.Duration("ttl")}
 	var issued admin.Credentials
-	if err := conn.mesh(c.Context, http.MethodPost, "/mesh/v1/credentials", admin.CredentialsRequest{CSR: string(csr), User: c.String("user"), TTL: c.Duration("ttl")}, &issued); err != nil {
+	if err := conn.mesh(c.Context, http.MethodPost, admin.CredentialsPath, request, &issued); err != nil {
 		return err
 	}
 	warnOfOtherEnd(c, issued)
@@ -78,7 +80,11 @@ func kubeconfig(c *cli.Context) error {
 	if err := durable.WriteFile(path, data, 0o600); err != nil {
 		return fmt.Errorf("write the kubeconfig: %w", err)
 	}
-	fmt.Fprintf(c.App.ErrWriter, "wrote %s, valid until %s\n", path, issued.Expires.Local().Format(time.DateTime))
+	of := "an administrator"
+	if issued.OfUser {
+		of = "the user " + issued.User
+	}
+	fmt.Fprintf(c.App.ErrWriter, "wrote %s, of %s, valid until %s\n", path, of, issued.Expires.Local().Format(time.DateTime))
 	return nil
 }
 

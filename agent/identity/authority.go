@@ -22,7 +22,7 @@ type Authority interface {
 	SignAdmission(ctx context.Context, request AdmissionRequest) (Issued, error)
 	// SignRenewal signs the next certificate of the host that made the proof.
 	SignRenewal(ctx context.Context, proof RenewalProof) (Issued, error)
-	// SignClient signs the certificate of an administrator whose record is stored.
+	// SignClient signs the certificate of a person whose record is stored.
 	SignClient(ctx context.Context, request ClientSigning) (Issued, error)
 }
 
@@ -35,10 +35,10 @@ type AdmissionRequest struct {
 	Key []byte `json:"key"`
 }
 
-// ClientSigning asks for the certificate of an administrator. Whose it is and how long it is
-// valid says the record of its key.
+// ClientSigning asks for the certificate of a person. Whose it is and how long it is valid says
+// the record of its key.
 type ClientSigning struct {
-	// Key is the administrator's public key, DER.
+	// Key is the person's public key, DER.
 	Key []byte `json:"key"`
 }
 
@@ -118,9 +118,9 @@ func (s *Signer) SignRenewal(ctx context.Context, proof RenewalProof) (Issued, e
 }
 
 // SignClient implements Authority. It signs only for a key whose record is in the list and not
-// revoked, and only what the record says: whoever asks cannot get a certificate that the mesh
-// does not know of, for another group than the administrators', or for longer than
-// MaxAdminLifetime.
+// revoked, and only what the record says, and that of the user if it is a user's, as this host
+// reads them: whoever asks cannot get a certificate that the mesh does not know of, for groups
+// that the user is not in, or for longer than MaxAdminLifetime.
 func (s *Signer) SignClient(ctx context.Context, request ClientSigning) (Issued, error) {
 	key, err := parsePublicKey(request.Key)
 	if err != nil {
@@ -135,30 +135,31 @@ func (s *Signer) SignClient(ctx context.Context, request ClientSigning) (Issued,
 		return s.voters.SignClient(ctx, request)
 	}
 	if err != nil {
-		return Issued{}, fmt.Errorf("sign the certificate of an administrator: %w", err)
+		return Issued{}, fmt.Errorf("sign the certificate of a person: %w", err)
 	}
-	rec, _, err := NewClients(s.store).usable(ctx, KeyHash(pin), raftstore.ReadOptions{})
+	client, err := NewClients(s.store).usable(ctx, KeyHash(pin), raftstore.ReadOptions{})
 	if errors.Is(err, fault.NotFound) {
 		return Issued{}, fault.New(fault.Forbidden, "only a certificate that the mesh has listed is signed: %w", &unlistedError{KeyHash(pin)})
 	}
 	if err != nil {
 		return Issued{}, err
 	}
+	rec := client.rec
 	if !validUser(rec.User) {
-		return Issued{}, fault.InField("user", "%q cannot be the name of an administrator", hostname.Clip(rec.User))
+		return Issued{}, fault.InField("user", "%q cannot be the name of a person", hostname.Clip(rec.User))
 	}
 	lifetime := min(time.Until(rec.Expires), MaxAdminLifetime)
 	if lifetime <= 0 {
 		return Issued{}, fault.New(fault.ClockSkew, "the certificate would have ended at %s, by the clock of the host that signs", rec.Expires.Format(time.RFC3339))
 	}
-	chain, err := ca.IssueClient(key, rec.User, []string{AdminOrganization}, lifetime)
+	chain, err := ca.IssueClient(key, rec.User, client.groups, lifetime)
 	if err != nil {
 		return Issued{}, fault.New(fault.Invalid, "%w", err)
 	}
 	return Issued{Chain: chain, CABundle: bundle}, nil
 }
 
-// NewClientSigning returns the request for the certificate of an administrator with a key.
+// NewClientSigning returns the request for the certificate of a person with a key.
 func NewClientSigning(key *ecdsa.PublicKey) (ClientSigning, error) {
 	der, err := x509.MarshalPKIXPublicKey(key)
 	if err != nil {

@@ -236,7 +236,7 @@ func keep(id *identity.Identity, ca *identity.CA) error {
 func TestPeopleOfAFormerCA(t *testing.T) {
 	r := newRotating(t)
 	signer := identity.NewSigner(r.Store, time.Hour).WithKeyring(r.First.CAKeyOf, nil)
-	listed, _, _, err := signer.IssueAdministrator(t.Context(), identity.ClientRequest{Key: &newKey(t).PublicKey, Host: "host1"})
+	listed, _, _, err := signer.IssueClient(t.Context(), identity.ClientRequest{Key: &newKey(t).PublicKey, Host: "host1"})
 	r.must(err)
 	certs, err := identity.ParseCertificates(listed)
 	r.must(err)
@@ -264,7 +264,7 @@ func TestPeopleOfAFormerCA(t *testing.T) {
 	second, _, _, err := identity.NewSigner(r.Store, time.Hour).WithKeyring(func(pin identity.Pin) []byte {
 		r.must(keep(r.First, r.signing))
 		return r.First.CAKeyOf(pin)
-	}, nil).IssueAdministrator(t.Context(), identity.ClientRequest{Key: &newKey(t).PublicKey, Host: "host1"})
+	}, nil).IssueClient(t.Context(), identity.ClientRequest{Key: &newKey(t).PublicKey, Host: "host1"})
 	r.must(err)
 	certs, err = identity.ParseCertificates(second)
 	r.must(err)

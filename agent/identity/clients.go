@@ -8,10 +8,12 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
 	"virtmesh/agent/fault"
+	"virtmesh/agent/hostname"
 	"virtmesh/raftstore"
 )
 
@@ -47,10 +49,11 @@ const (
 // hexadecimal. Certificates of people are known by it.
 func KeyHash(pin Pin) string { return hex.EncodeToString(pin[:]) }
 
-// ClientRecord is a certificate that the mesh has given to a person. The certificates that
-// were renewed from one another are a chain, which begins with one that root on a host asked
-// for, and which is revoked as a whole: by its first record, so that a renewal at the moment
-// of the revocation does not escape it.
+// ClientRecord is a certificate that the mesh has given to a person: to an administrator, or to
+// a user (UserRecord). The certificates that were renewed from one another are a chain, which
+// begins with one that root on a host asked for, or an administrator for a user, and which is
+// revoked as a whole: by its first record, so that a renewal at the moment of the revocation does
+// not escape it.
 type ClientRecord struct {
 	// KeyHash is the KeyHash of the certificate's key.
 	KeyHash string `json:"keyHash"`
@@ -63,6 +66,11 @@ type ClientRecord struct {
 	// RenewedFrom is the KeyHash of the certificate whose owner asked for this one; empty if
 	// root on a host asked.
 	RenewedFrom string `json:"renewedFrom,omitempty"`
+	// UserID is the ID in the UserRecord of the user whose it is; empty for an administrator's.
+	UserID string `json:"userID,omitempty"`
+	// IssuedBy is the administrator who asked for the certificate of a user; empty if root on a
+	// host did, or its own user.
+	IssuedBy string `json:"issuedBy,omitempty"`
 	// Root is the KeyHash of the first certificate of the chain; empty in its own record.
 	Root string `json:"root,omitempty"`
 	// FirstIssued is when the first certificate of the chain was issued.
@@ -112,8 +120,8 @@ func NewClients(store Store) *Clients { return &Clients{store: store} }
 func clientKey(keyHash string) string { return ClientsPrefix + keyHash }
 
 // Ended returns a fault.Unauthorized if this host's copy of the state says that a person's
-// certificate may not be used: it was revoked, or has no record where one is needed. It
-// does not look at the clock, and does not block.
+// certificate may not be used: it was revoked, or has no record where one is needed, or its user
+// is no user any more or has other groups. It does not look at the clock, and does not block.
 func (c *Clients) Ended(cert *x509.Certificate) error {
 	return c.ended(context.Background(), cert, raftstore.ReadOptions{Consistency: raftstore.Local})
 }
@@ -145,46 +153,107 @@ func (e *unlistedError) Error() string {
 }
 
 func (c *Clients) ended(ctx context.Context, cert *x509.Certificate, opts raftstore.ReadOptions) error {
-	keyHash := KeyHash(PinOf(cert))
-	_, _, err := c.usable(ctx, keyHash, opts)
+	err := c.checkListed(ctx, cert, opts)
 	if !errors.Is(err, fault.NotFound) {
 		return err
 	}
 	only, err := c.ListedOnly(ctx, opts)
-	if err == nil && only {
-		return fault.New(fault.Unauthorized, "%w", &unlistedError{keyHash}).WithRemedy(newCertificateRemedy)
+	// What was signed before there were lists is an administrator's.
+	if err == nil && (only || !slices.Contains(cert.Subject.Organization, AdminOrganization)) {
+		return fault.New(fault.Unauthorized, "%w", &unlistedError{KeyHash(PinOf(cert))}).WithRemedy(newCertificateRemedy)
 	}
 	return err
 }
 
-// usable returns the record of a certificate that may be used, and conditions that fail once it
-// or its chain is revoked. It returns fault.NotFound if there is no record, and
-// fault.Unauthorized if the certificate may not be used.
-func (c *Clients) usable(ctx context.Context, keyHash string, opts raftstore.ReadOptions) (ClientRecord, []raftstore.Condition, error) {
+// checkListed returns fault.NotFound for a certificate without a record, and fault.Unauthorized
+// for one that may not be used, or that is not the one that the record is of: who has the key of
+// the CA could sign another one for a key that is listed.
+func (c *Clients) checkListed(ctx context.Context, cert *x509.Certificate, opts raftstore.ReadOptions) error {
+	client, err := c.usable(ctx, KeyHash(PinOf(cert)), opts)
+	if err != nil {
+		return err
+	}
+	if groups := slices.Sorted(slices.Values(cert.Subject.Organization)); cert.Subject.CommonName != client.rec.User || !slices.Equal(groups, client.groups) {
+		return fault.New(fault.Unauthorized, "the certificate with this key is listed as of %s in %s, and not as of %s in %s",
+			client.rec.User, groupsText(client.groups), hostname.Clip(cert.Subject.CommonName), hostname.Clip(groupsText(groups))).WithRemedy(newCertificateRemedy)
+	}
+	return nil
+}
+
+// usableClient is a listed certificate that may be used.
+type usableClient struct {
+	rec ClientRecord
+	// groups are those that it names, sorted.
+	groups []string
+	// conditions fail once it, its chain or its user ends or changes.
+	conditions []raftstore.Condition
+}
+
+// usable returns a certificate that may be used. It returns fault.NotFound if there is no record,
+// and fault.Unauthorized if the certificate may not be used.
+func (c *Clients) usable(ctx context.Context, keyHash string, opts raftstore.ReadOptions) (usableClient, error) {
 	rec, stored, err := c.readRecord(ctx, keyHash, opts)
 	if err != nil {
-		return rec, nil, err
+		return usableClient{}, err
 	}
 	conditions, mark := []raftstore.Condition{{Key: stored.Key, ModRevision: stored.ModRevision}}, rec.Revoked
 	if !rec.first() {
 		first, stored, err := c.readRecord(ctx, rec.Root, opts)
 		if errors.Is(err, fault.NotFound) || err == nil && !first.first() {
-			return rec, nil, fault.New(fault.Unauthorized, "%w", &unlistedError{rec.Root}).WithRemedy(newCertificateRemedy)
+			return usableClient{}, fault.New(fault.Unauthorized, "%w", &unlistedError{rec.Root}).WithRemedy(newCertificateRemedy)
 		}
 		if err != nil {
-			return rec, nil, err
+			return usableClient{}, err
 		}
 		conditions, mark = append(conditions, raftstore.Condition{Key: stored.Key, ModRevision: stored.ModRevision}), cmp.Or(mark, first.Revoked)
 	}
 	if mark != nil {
-		return rec, nil, fault.New(fault.Unauthorized, "the client certificate of %s was revoked by %s at %s",
-			rec.User, mark.By, mark.At.Format(time.RFC3339)).WithRemedy(newCertificateRemedy)
+		return usableClient{}, fault.New(fault.Unauthorized, "the client certificate of %s was revoked by %s at %s",
+			rec.User, mark.By, mark.At.Format(time.RFC3339)).WithRemedy(remedyFor(rec))
 	}
-	return rec, conditions, nil
+	groups, user, err := c.groupsOf(ctx, rec, opts)
+	return usableClient{rec, groups, append(conditions, user)}, err
+}
+
+// groupsOf returns the groups that a listed certificate names, sorted, and the condition under
+// which they stay so. This is the only place that says what the certificates of people are for:
+// one of a user names the groups in the record of that user, as long as the record is the one of
+// when it was listed; every other one is an administrator's, in a name that no user has.
+func (c *Clients) groupsOf(ctx context.Context, rec ClientRecord, opts raftstore.ReadOptions) ([]string, raftstore.Condition, error) {
+	user, stored, err := readUser(ctx, c.store, rec.User, opts)
+	if err != nil && !errors.Is(err, raftstore.ErrNotFound) {
+		return nil, raftstore.Condition{}, err
+	}
+	found, while := err == nil, raftstore.Condition{Key: userKey(rec.User), ModRevision: stored.ModRevision}
+	refuse := func(format string, args ...any) ([]string, raftstore.Condition, error) {
+		return nil, while, fault.New(fault.Unauthorized, format, args...).WithRemedy(remedyFor(rec))
+	}
+	switch {
+	case rec.UserID == "" && found:
+		return refuse("%s is a user of the mesh, and the certificate is an administrator's", rec.User)
+	case rec.UserID == "":
+		return []string{AdminOrganization}, while, nil
+	case !found:
+		return refuse("%s is no user of the mesh any more", rec.User)
+	case user.ID != rec.UserID:
+		return refuse("the groups of %s were changed, or he was removed and added again, after the certificate was signed", rec.User)
+	}
+	if err := user.Validate(); err != nil {
+		return refuse("the record of the user %s is spoilt: %w", rec.User, err)
+	}
+	return user.Groups, while, nil
 }
 
 // newCertificateRemedy is what helps somebody whose certificate is refused.
 const newCertificateRemedy = "root on any host makes a new one: virtmesh kubeconfig --output FILE"
+
+// remedyFor is newCertificateRemedy for the owner of a listed certificate.
+func remedyFor(rec ClientRecord) string {
+	if rec.UserID == "" {
+		return newCertificateRemedy
+	}
+	return "root on any host, or an administrator, makes a new one for a user: virtmesh kubeconfig --user " + rec.User + " --output FILE"
+}
 
 // readRecord returns a record as decoded and as stored, or fault.NotFound.
 func (c *Clients) readRecord(ctx context.Context, keyHash string, opts raftstore.ReadOptions) (ClientRecord, raftstore.Record, error) {

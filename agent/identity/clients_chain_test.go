@@ -124,7 +124,7 @@ func TestCertificateIsListedBeforeItIsSigned(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	request := identity.ClientRequest{Key: &key.PublicKey, User: "alice", Host: "host2"}
+	request := identity.ClientRequest{Key: &key.PublicKey, User: "alice", Administrator: true, Host: "host2"}
 	voter := identity.NewSigner(m.Store, 0)
 	down := errors.New("no voter answers")
 	away := &recordingVoter{Authority: voter, err: down, held: func() (n int) {
@@ -136,11 +136,11 @@ func TestCertificateIsListedBeforeItIsSigned(t *testing.T) {
 	}}
 	m.Store.BeforeCommit = func(raftstore.Txn) error { return raftstore.ErrNoLeader }
 	withdrawn := &keyless{Store: m.Store}
-	if _, _, _, err := identity.NewSigner(withdrawn, 0).WithKeyring(nil, away).IssueAdministrator(t.Context(), request); !errors.Is(err, raftstore.ErrNoLeader) || away.asked != 0 {
+	if _, _, _, err := identity.NewSigner(withdrawn, 0).WithKeyring(nil, away).IssueClient(t.Context(), request); !errors.Is(err, raftstore.ErrNoLeader) || away.asked != 0 {
 		t.Errorf("without a quorum: %v, and %d certificates were signed", err, away.asked)
 	}
 	m.Store.BeforeCommit = nil
-	if _, _, _, err := identity.NewSigner(withdrawn, 0).WithKeyring(nil, away).IssueAdministrator(t.Context(), request); !errors.Is(err, down) || away.asked != 1 || away.listed != 1 {
+	if _, _, _, err := identity.NewSigner(withdrawn, 0).WithKeyring(nil, away).IssueClient(t.Context(), request); !errors.Is(err, down) || away.asked != 1 || away.listed != 1 {
 		t.Errorf("without a voter: %v, asked %d times with %d records", err, away.asked, away.listed)
 	}
 	list, err := identity.NewClients(m.Store).List(t.Context())

@@ -150,10 +150,9 @@ func (f *FormerCAs) read() error {
 // MustBeListed returns a fault.Unauthorized unless this host's copy of the state lists a person's
 // certificate as one that may be used.
 func (c *Clients) MustBeListed(cert *x509.Certificate) error {
-	keyHash := KeyHash(PinOf(cert))
-	_, _, err := c.usable(context.Background(), keyHash, raftstore.ReadOptions{Consistency: raftstore.Local})
+	err := c.checkListed(context.Background(), cert, raftstore.ReadOptions{Consistency: raftstore.Local})
 	if errors.Is(err, fault.NotFound) {
-		return fault.New(fault.Unauthorized, "%w", &unlistedError{keyHash}).WithRemedy(newCertificateRemedy)
+		return fault.New(fault.Unauthorized, "%w", &unlistedError{KeyHash(PinOf(cert))}).WithRemedy(newCertificateRemedy)
 	}
 	return err
 }

@@ -25,9 +25,24 @@ const revokedAtOnce = 256
 // ended some when it returns an error. A whole hash may be that of a certificate without a
 // record, in a mesh that takes such. Every host refuses them as soon as it has the change.
 func (c *Clients) Revoke(ctx context.Context, which, by string) ([]ClientRecord, error) {
+	for attempt := 1; ; attempt++ {
+		revoked, err := c.revokeChains(ctx, by, func(recs []ClientRecord) (map[string]bool, error) { return chooseChains(recs, which) })
+		if !errors.Is(err, errUnlistedChosen) {
+			return revoked, err
+		}
+		revoked, err = c.revokeUnlisted(ctx, which, Revocation{By: by, At: time.Now().UTC()})
+		var listed *raftstore.ConflictError
+		if !errors.As(err, &listed) || attempt == admitAttempts {
+			return revoked, err
+		}
+	}
+}
+
+// revokeChains ends the chains that choose returns, in the name of by.
+func (c *Clients) revokeChains(ctx context.Context, by string, choose func([]ClientRecord) (map[string]bool, error)) ([]ClientRecord, error) {
 	var revoked []ClientRecord
 	for conflicts := 0; ; {
-		ended, more, err := c.revokeOnce(ctx, which, Revocation{By: by, At: time.Now().UTC()})
+		ended, more, err := c.revokeOnce(ctx, choose, Revocation{By: by, At: time.Now().UTC()})
 		var conflict *raftstore.ConflictError
 		if errors.As(err, &conflict) && conflicts < admitAttempts {
 			conflicts++
@@ -42,18 +57,14 @@ func (c *Clients) Revoke(ctx context.Context, which, by string) ([]ClientRecord,
 
 // revokeOnce revokes so many chains as fit into one transaction, and reports whether there may
 // be more.
-func (c *Clients) revokeOnce(ctx context.Context, which string, mark Revocation) (revoked []ClientRecord, more bool, err error) {
+func (c *Clients) revokeOnce(ctx context.Context, choose func([]ClientRecord) (map[string]bool, error), mark Revocation) (revoked []ClientRecord, more bool, err error) {
 	recs, stored, err := c.list(ctx)
 	if err != nil {
 		return nil, false, err
 	}
-	chosen, err := chooseChains(recs, which)
+	chosen, err := choose(recs)
 	if err != nil {
 		return nil, false, err
-	}
-	if len(chosen) == 0 {
-		revoked, err = c.revokeUnlisted(ctx, which, mark)
-		return revoked, false, err
 	}
 	var txn raftstore.Txn
 	marked := map[string]bool{}
@@ -112,8 +123,10 @@ func noSuchClient(which string) error {
 	return fault.New(fault.NotFound, "no certificate is of a user %q, or has a key whose hash begins so", hostname.Clip(which)).WithRemedy("'virtmesh cert ls' lists them")
 }
 
-// chooseChains returns the chains of the certificates that which names; none if it is a whole
-// hash that no record has.
+// errUnlistedChosen says that a whole hash was named which no record has.
+var errUnlistedChosen = errors.New("no certificate with this key is listed")
+
+// chooseChains returns the chains of the certificates that which names, or errUnlistedChosen.
 func chooseChains(recs []ClientRecord, which string) (map[string]bool, error) {
 	chosen := map[string]bool{}
 	for _, rec := range recs {
@@ -139,6 +152,8 @@ func chooseChains(recs []ClientRecord, which string) (map[string]bool, error) {
 		return nil, fault.InField("certificate", "%s is the beginning of more than one hash; give more of it", which)
 	case found == 0 && len(which) < 2*len(Pin{}):
 		return nil, noSuchClient(which)
+	case found == 0:
+		return nil, errUnlistedChosen
 	}
 	return chosen, nil
 }

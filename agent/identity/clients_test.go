@@ -28,8 +28,8 @@ func issue(t *testing.T, store identity.Store, user, from string, ttl time.Durat
 	if err != nil {
 		t.Fatal(err)
 	}
-	chain, bundle, rec, err := identity.NewSigner(store, 0).IssueAdministrator(t.Context(), identity.ClientRequest{
-		Key: &key.PublicKey, User: user, TTL: ttl, Host: "host1", From: from,
+	chain, bundle, rec, err := identity.NewSigner(store, 0).IssueClient(t.Context(), identity.ClientRequest{
+		Key: &key.PublicKey, User: user, Administrator: true, TTL: ttl, Host: "host1", From: from,
 	})
 	if err != nil {
 		return person{}, err

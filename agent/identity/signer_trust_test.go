@@ -102,7 +102,7 @@ func TestNoCertificateForTheCAOfAMember(t *testing.T) {
 // can sign a certificate for the public key of the mesh's CA.
 func TestAMemberIsNoFormerCA(t *testing.T) {
 	r := newRotating(t)
-	listed, _, _, err := r.voter().IssueAdministrator(t.Context(), identity.ClientRequest{Key: &newKey(t).PublicKey, Host: "host1"})
+	listed, _, _, err := r.voter().IssueClient(t.Context(), identity.ClientRequest{Key: &newKey(t).PublicKey, Host: "host1"})
 	r.must(err)
 	genuine, err := identity.ParseCertificates(listed)
 	r.must(err)

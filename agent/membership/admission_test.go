@@ -76,7 +76,7 @@ func listedAdmin(t *testing.T, m *identitytest.Mesh) *x509.Certificate {
 	if err != nil {
 		t.Fatal(err)
 	}
-	chain, _, _, err := identity.NewSigner(m.Store, 0).IssueAdministrator(t.Context(), identity.ClientRequest{Key: &key.PublicKey, TTL: time.Hour, Host: "host1"})
+	chain, _, _, err := identity.NewSigner(m.Store, 0).IssueClient(t.Context(), identity.ClientRequest{Key: &key.PublicKey, TTL: time.Hour, Host: "host1"})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -7,6 +7,7 @@ import (
 
 	"virtmesh/agent/fault"
 	"virtmesh/agent/identity"
+	"virtmesh/agent/level"
 	"virtmesh/agent/port/admin"
 	"virtmesh/raftstore"
 )
@@ -21,16 +22,17 @@ func (a administration) IssueCredentials(ctx context.Context, request admin.Cred
 	if err != nil {
 		return nil, fault.InField("csr", "cannot be read: %w", err)
 	}
-	certificate, bundle, rec, err := a.signer.IssueAdministrator(ctx, identity.ClientRequest{
+	certificate, bundle, rec, err := a.signer.IssueClient(ctx, identity.ClientRequest{
 		Key: key, User: request.User, TTL: request.TTL, Host: a.config.Name, From: from,
+		Administrator: request.Administrator || a.FeatureLevel() < level.Access,
 	})
 	if err != nil {
 		return nil, err
 	}
-	a.log.Info("certificate of an administrator signed", "user", rec.User, "key", rec.KeyHash, "expires", rec.Expires, "renewedFrom", rec.RenewedFrom)
+	a.log.Info("certificate of a person signed", "user", rec.User, "administrator", rec.UserID == "", "by", rec.IssuedBy, "key", rec.KeyHash, "expires", rec.Expires, "renewedFrom", rec.RenewedFrom)
 	return &admin.Credentials{
 		Server: "https://" + a.config.MeshAddress(), CA: string(bundle), Certificate: string(certificate),
-		Expires: rec.Expires, User: rec.User, KeyHash: rec.KeyHash,
+		Expires: rec.Expires, User: rec.User, KeyHash: rec.KeyHash, OfUser: rec.UserID != "",
 	}, nil
 }
 
@@ -73,7 +75,8 @@ func certificatesOf(recs []identity.ClientRecord) []admin.Certificate {
 	list := make([]admin.Certificate, 0, len(recs))
 	for _, rec := range recs {
 		c := admin.Certificate{
-			KeyHash: rec.KeyHash, User: rec.User, Host: rec.Host, Issued: rec.Issued, Expires: rec.Expires, RenewedFrom: rec.RenewedFrom, Unlisted: rec.Unlisted,
+			KeyHash: rec.KeyHash, User: rec.User, OfUser: rec.UserID != "", Host: rec.Host, Issued: rec.Issued, Expires: rec.Expires,
+			RenewedFrom: rec.RenewedFrom, IssuedBy: rec.IssuedBy, Unlisted: rec.Unlisted,
 		}
 		if rec.Revoked != nil {
 			c.Revoked, c.RevokedBy = &rec.Revoked.At, rec.Revoked.By

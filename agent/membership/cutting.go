@@ -14,11 +14,11 @@ const cutInterval = 30 * time.Second
 
 // cutPrefixes are the keys whose records say whose connections must end.
 func cutPrefixes() []string {
-	return []string{identity.ClientsPrefix, identity.KeyListedOnly, identity.DepartedPrefix, identity.HostsPrefix, identity.KeyCA}
+	return []string{identity.ClientsPrefix, identity.UsersPrefix, identity.KeyListedOnly, identity.DepartedPrefix, identity.HostsPrefix, identity.KeyCA}
 }
 
 // CutOffEnded closes the open connections of people whose certificates have ended or were
-// revoked, and of hosts that were removed or have another key, as soon as this host's copy of the state says so,
+// revoked, of users who were removed or have other groups, and of hosts that were removed or have another key, as soon as this host's copy of the state says so,
 // until ctx ends or the store stops.
 func (m *Member) CutOffEnded(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)

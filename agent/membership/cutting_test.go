@@ -155,7 +155,7 @@ func issueTo(t *testing.T, store identity.Store, user string) *tls.Certificate {
 	if err != nil {
 		t.Fatal(err)
 	}
-	chain, _, _, err := identity.NewSigner(store, 0).IssueAdministrator(t.Context(), identity.ClientRequest{Key: &key.PublicKey, User: user, Host: "host1"})
+	chain, _, _, err := identity.NewSigner(store, 0).IssueClient(t.Context(), identity.ClientRequest{Key: &key.PublicKey, User: user, Administrator: true, Host: "host1"})
 	if err != nil {
 		t.Fatal(err)
 	}

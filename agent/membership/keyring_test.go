@@ -140,7 +140,7 @@ func TestOnlyVotersHoldTheCAKey(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, _, _, err := second.signer.IssueAdministrator(t.Context(), identity.ClientRequest{Key: &key.PublicKey, Host: "host2"}); err != nil {
+	if _, _, _, err := second.signer.IssueClient(t.Context(), identity.ClientRequest{Key: &key.PublicKey, Host: "host2"}); err != nil {
 		t.Errorf("host2 makes credentials: %v", err)
 	}
 	if status, err := second.Status(t.Context()); err != nil || status.Keyring == nil || status.Keyring.CAKeyInState || !status.Keyring.Bundle.Current || status.Keyring.Bundle.Host != "host1" {

@@ -194,6 +194,19 @@ func (m waitingMesh) RevokeCertificates(context.Context, string, string) ([]admi
 // RefuseUnlistedCertificates implements admin.Mesh.
 func (m waitingMesh) RefuseUnlistedCertificates(context.Context, string) error { return m.refuse() }
 
+// AddUser implements admin.Mesh.
+func (m waitingMesh) AddUser(context.Context, admin.UserRequest, string) (*admin.UserChange, error) {
+	return nil, m.refuse()
+}
+
+// ListUsers implements admin.Mesh.
+func (m waitingMesh) ListUsers(context.Context) ([]admin.User, error) { return nil, m.refuse() }
+
+// RemoveUser implements admin.Mesh.
+func (m waitingMesh) RemoveUser(context.Context, string, string) ([]admin.Certificate, error) {
+	return nil, m.refuse()
+}
+
 // Leave implements admin.Mesh.
 func (m waitingMesh) Leave(context.Context) error { return m.refuse() }
 

@@ -8,10 +8,15 @@ import (
 	"virtmesh/agent/identity"
 )
 
+// CredentialsPath is where a person's certificate is asked for: with POST, also by people who are
+// no administrators, for themselves.
+const CredentialsPath = "/mesh/v1/credentials"
+
 // People implements what concerns the certificates of people.
 type People interface {
-	// IssueCredentials signs an administrator's certificate. from is the hash of the key of
-	// the certificate that asks, empty if root on this host asks.
+	// IssueCredentials signs a person's certificate. from is the hash of the key of the
+	// certificate that asks, which need not be an administrator's; empty if root on this host
+	// asks.
 	IssueCredentials(ctx context.Context, request CredentialsRequest, from string) (*Credentials, error)
 	ListCertificates(ctx context.Context) (*Certificates, error)
 	// RevokeCertificates ends the certificates of a user, or the one whose key has the hash,
@@ -23,7 +28,7 @@ type People interface {
 
 // handleCertificates serves what concerns the certificates of people.
 func handleCertificates(mux *http.ServeMux, mesh Mesh, authenticate func(*http.Request) (user string, allowed bool)) {
-	mux.HandleFunc("POST /mesh/v1/credentials", replySoon(func(r *http.Request) (any, error) {
+	mux.HandleFunc("POST "+CredentialsPath, replySoon(func(r *http.Request) (any, error) {
 		var request CredentialsRequest
 		if err := decodeBody(r, &request); err != nil {
 			return nil, err
@@ -56,4 +61,11 @@ func keyHashOf(r *http.Request) string {
 		return ""
 	}
 	return identity.KeyHash(identity.PinOf(r.TLS.PeerCertificates[0]))
+}
+
+// renewsOwn reports whether a request is one that people make who are no administrators: for
+// their own next certificate. They show the one that they have; a host is nobody's person.
+func renewsOwn(r *http.Request) bool {
+	return r.Method == http.MethodPost && r.URL.Path == CredentialsPath &&
+		r.TLS != nil && len(r.TLS.PeerCertificates) > 0 && !identity.ClaimsNode(r.TLS.PeerCertificates[0])
 }

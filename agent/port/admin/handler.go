@@ -23,6 +23,7 @@ type Mesh interface {
 	ListTokens(ctx context.Context) ([]Token, error)
 	RevokeToken(ctx context.Context, id string) error
 	People
+	Users
 	Keys
 	CA
 	// Leave hands over this host's duties and stops its agent for good.
@@ -55,7 +56,8 @@ const maxBody = 64 << 10
 func AsRoot(*http.Request) (user string, allowed bool) { return "root", true }
 
 // NewHandler serves the API. authenticate decides, by the connection of a request,
-// which user sent it and whether the user may use the API.
+// which user sent it and whether the user may use the API. Who shows a certificate and may not
+// use it is still passed on to Mesh.IssueCredentials.
 func NewHandler(mesh Mesh, authenticate func(*http.Request) (user string, allowed bool)) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /mesh/v1/status", replyJSON(func(r *http.Request) (any, error) {
@@ -78,6 +80,7 @@ func NewHandler(mesh Mesh, authenticate func(*http.Request) (user string, allowe
 		return nil, mesh.RevokeToken(r.Context(), r.PathValue("id"))
 	}))
 	handleCertificates(mux, mesh, authenticate)
+	handleUsers(mux, mesh, authenticate)
 	handleKeys(mux, mesh, authenticate)
 	handleCA(mux, mesh, authenticate)
 	mux.HandleFunc("POST /mesh/v1/leave", replyJSON(func(r *http.Request) (any, error) {
@@ -109,7 +112,7 @@ func NewHandler(mesh Mesh, authenticate func(*http.Request) (user string, allowe
 		return nil, fmt.Errorf("%s %s: %w", r.Method, r.URL.Path, fault.NotFound)
 	}))
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if _, allowed := authenticate(r); !allowed {
+		if _, allowed := authenticate(r); !allowed && !renewsOwn(r) {
 			fault.Write(w, fault.New(fault.Forbidden, "only administrators may use the mesh's administration API"))
 			return
 		}

@@ -75,6 +75,21 @@ func (m *fakeMesh) RefuseUnlistedCertificates(_ context.Context, by string) erro
 	return nil
 }
 
+func (m *fakeMesh) AddUser(_ context.Context, r admin.UserRequest, by string) (*admin.UserChange, error) {
+	m.note("add user %s to %v for %s, replace %v", r.Name, r.Groups, by, r.ReplaceGroups)
+	return &admin.UserChange{User: admin.User{Name: r.Name, Groups: r.Groups}, Created: true}, nil
+}
+
+func (m *fakeMesh) ListUsers(context.Context) ([]admin.User, error) {
+	m.note("list users")
+	return []admin.User{{Name: "alice"}}, nil
+}
+
+func (m *fakeMesh) RemoveUser(_ context.Context, name, by string) ([]admin.Certificate, error) {
+	m.note("remove user %s for %s", name, by)
+	return []admin.Certificate{{KeyHash: "0a", User: name, OfUser: true}}, nil
+}
+
 func (m *fakeMesh) Leave(context.Context) error {
 	m.note("leave")
 	return errors.New("leave the replicated store: no leader")
@@ -126,14 +141,17 @@ func (m *fakeMesh) RaiseLevel(_ context.Context, to uint32) error {
 	return nil
 }
 
-func TestHandler(t *testing.T) {
-	for _, test := range []struct {
-		name, request, body string
-		status              int
-		// answer is a part of the body that comes back, call what the mesh was
-		// asked, if anything.
-		answer, call string
-	}{
+// handlerTest is a request, and what becomes of it if root makes it.
+type handlerTest struct {
+	name, request, body string
+	status              int
+	// answer is a part of the body that comes back, call what the mesh was asked, if anything.
+	answer, call string
+}
+
+// handlerTests have a request to each path of the API.
+func handlerTests() []handlerTest {
+	return []handlerTest{
 		{"status", "GET /mesh/v1/status", "", 200, `"host":"host1"`, "status"},
 		{"a lag of -1 is told", "GET /mesh/v1/status", "", 200, `"lag":-1`, "status"},
 		{"create a token", "POST /mesh/v1/tokens", `{"ttl":3600000000000}`, 200, `"token":"vm1.abc"`, "create token"},
@@ -157,6 +175,9 @@ func TestHandler(t *testing.T) {
 		{"revoke unlisted certificates", "POST /mesh/v1/certificates/revocations", `{"unlisted":true}`, 200, `[]`, "refuse unlisted for root"},
 		{"revoke nothing", "POST /mesh/v1/certificates/revocations", `{}`, 400, "certificate", ""},
 		{"revoke two things", "POST /mesh/v1/certificates/revocations", `{"certificate":"alice","unlisted":true}`, 400, "certificate", ""},
+		{"users", "GET /mesh/v1/users", "", 200, `[{"name":"alice"`, "list users"},
+		{"a user", "POST /mesh/v1/users", `{"name":"alice","groups":["dev"],"replaceGroups":true}`, 200, `"created":true`, "add user alice to [dev] for root, replace true"},
+		{"no user any more", "DELETE /mesh/v1/users/alice@example.org", "", 200, `"ofUser":true`, "remove user alice@example.org for root"},
 		{"a failure", "POST /mesh/v1/leave", "", 500, "no leader", "leave"},
 		{"a refusal", "DELETE /mesh/v1/hosts/host2", "", 400, "host2 is alive", "remove host2 for root, force false, keep false"},
 		{"by force", "DELETE /mesh/v1/hosts/host2?force=true", "", 400, "host2 is alive", "remove host2 for root, force true, keep false"},
@@ -178,7 +199,11 @@ func TestHandler(t *testing.T) {
 		{"a deadline too far", "POST /mesh/v1/ca/rotation", `{"deadline":2592000000000001}`, 400, "deadline must be", ""},
 		{"an unknown path", "GET /mesh/v1/nothing", "", 404, "GET /mesh/v1/nothing: not found", ""},
 		{"an unknown method", "PUT /mesh/v1/status", "", 404, "PUT /mesh/v1/status: not found", ""},
-	} {
+	}
+}
+
+func TestHandler(t *testing.T) {
+	for _, test := range handlerTests() {
 		t.Run(test.name, func(t *testing.T) {
 			mesh := &fakeMesh{}
 			response := ask(t, admin.NewHandler(mesh, admin.AsRoot), test.request, test.body)

@@ -1,9 +1,9 @@
 // Package admin is the mesh's own administration API, for what has no Kubernetes kind:
-// members and replication, join tokens, administrator credentials, and removing a host.
+// members and replication, join tokens, people and their certificates, and removing a host.
 //
 // It is served under /mesh/v1 on the mesh port, to clients that are administrators
 // (organization system:masters), and on the agent's local socket, which only root may
-// open. The virtmesh command prints its types with -o json, so fields are only added
+// open. Other people get one thing of it: the next one of their own certificates. The virtmesh command prints its types with -o json, so fields are only added
 // and never removed or renamed. Every error answer is a fault.
 package admin
 
@@ -141,15 +141,18 @@ type Token struct {
 	UsedBy string `json:"usedBy,omitempty"`
 }
 
-// CredentialsRequest asks for an administrator's client certificate. The private key
-// stays with the client.
+// CredentialsRequest asks for a person's client certificate. The private key stays with the
+// client.
 type CredentialsRequest struct {
 	// CSR is a PEM certificate request. The names in it are ignored.
 	CSR string `json:"csr"`
 	// User is the name of the person who shall have it; empty stands for the name of who
 	// asks, or for the common administrator if root on the host asks. Only root on a host
-	// may name another person.
+	// may name another person, and an administrator a user of the mesh.
 	User string `json:"user,omitempty"`
+	// Administrator says that it shall be an administrator's, in the name User. Without, User
+	// must be a user of the mesh, or who asks; below feature level 6 all are administrators.
+	Administrator bool `json:"administrator,omitempty"`
 	// TTL is how long it shall be valid, in nanoseconds; zero stands for the default.
 	TTL time.Duration `json:"ttl,omitempty"`
 }
@@ -165,6 +168,8 @@ type Credentials struct {
 	// User and KeyHash are those of the certificate in the list.
 	User    string `json:"user,omitempty"`
 	KeyHash string `json:"keyHash,omitempty"`
+	// OfUser says that it is that of a user of the mesh, and not an administrator's.
+	OfUser bool `json:"ofUser,omitempty"`
 }
 
 // Certificates lists the certificates of people.
@@ -180,13 +185,17 @@ type Certificate struct {
 	// KeyHash is the SHA-256 of its public key (SubjectPublicKeyInfo), in hexadecimal.
 	KeyHash string `json:"keyHash"`
 	User    string `json:"user"`
+	// OfUser says that it is that of a user of the mesh, and not an administrator's.
+	OfUser bool `json:"ofUser,omitempty"`
 	// Host is the host that signed it.
 	Host    string    `json:"host,omitempty"`
 	Issued  time.Time `json:"issued"`
 	Expires time.Time `json:"expires"`
 	// RenewedFrom is the hash of the key of the certificate whose owner asked for this one;
-	// empty if root on a host asked.
+	// empty if root on a host asked, or an administrator for a user.
 	RenewedFrom string `json:"renewedFrom,omitempty"`
+	// IssuedBy is the administrator who asked for the certificate of a user.
+	IssuedBy string `json:"issuedBy,omitempty"`
 	// Revoked is when it was revoked, RevokedBy by whom.
 	Revoked   *time.Time `json:"revoked,omitempty"`
 	RevokedBy string     `json:"revokedBy,omitempty"`
