@@ -81,12 +81,12 @@ func userAdd(c *cli.Context) error {
 	if printed, err := printValue(c, added); printed {
 		return err
 	}
-	tellAdded(c, added, bound)
+	tellUserAdded(c, added, bound)
 	return nil
 }
 
-// tellAdded says what 'user add' has changed, and how the user gets in.
-func tellAdded(c *cli.Context, added addedUser, bound bool) {
+// tellUserAdded says what 'user add' has changed, and how the user gets in.
+func tellUserAdded(c *cli.Context, added addedUser, bound bool) {
 	user, out := added.User, c.App.Writer
 	in := ""
 	if len(user.Groups) > 0 {
@@ -142,7 +142,7 @@ func userRemove(c *cli.Context) error {
 		}
 		all = append(all, removed)
 		if c.String("output") == "" || c.String("output") == "wide" {
-			tellRemoved(c, removed)
+			tellUserRemoved(c, removed)
 		}
 	}
 	_, err = printValue(c, all)
@@ -170,7 +170,7 @@ func removeUser(c *cli.Context, conn *connection, bindings *bindings, name strin
 	return removed, nil
 }
 
-func tellRemoved(c *cli.Context, removed removedUser) {
+func tellUserRemoved(c *cli.Context, removed removedUser) {
 	fmt.Fprintf(c.App.Writer, "user %s removed; certificates that ended: %d\n", removed.Name, len(removed.Ended))
 	for _, b := range removed.Removed {
 		fmt.Fprintf(c.App.Writer, "%s removed\n", b)

@@ -1,6 +1,5 @@
 // Package identity owns the identity of a host: the mesh certificate authority, the join
-// tokens, the certificate of this host and its rotation, and the certificate of the
-// administrator.
+// tokens, the certificate of this host and its rotation, and the certificates of people.
 //
 // # Where the state is stored
 //
@@ -17,8 +16,9 @@
 // record per host (/mesh/hosts/<name>), a mark for each membership that has ended
 // (/mesh/departed/<host ID>), a mark for each name whose host was removed by force,
 // until another machine takes the name (/mesh/expelled/<name>), the list of the mesh's voters
-// (/mesh/manifests/, see package manifest), and a record for each
-// certificate of a person (/mesh/clients/<hash of its key>). A token is stored as the
+// (/mesh/manifests/, see package manifest), a record for each certificate of a
+// person (/mesh/clients/<hash of its key>), and one for each person who is a user and no
+// administrator (/mesh/users/<name>). A token is stored as the
 // hash of its secret.
 //
 // # Names

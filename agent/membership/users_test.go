@@ -35,7 +35,7 @@ func meshAt(t *testing.T, at uint32) (*identitytest.Mesh, administration) {
 	return mesh, administration{Member: m}
 }
 
-func requestFor(t *testing.T, user string, administrator bool) admin.CredentialsRequest {
+func credentialsFor(t *testing.T, user string, administrator bool) admin.CredentialsRequest {
 	t.Helper()
 	key, err := identity.NewKey()
 	if err != nil {
@@ -62,7 +62,7 @@ func TestUsersWaitForTheirLevel(t *testing.T) {
 	if users, err := a.ListUsers(t.Context()); err != nil || len(users) != 0 {
 		t.Errorf("users below the level: %+v, %v", users, err)
 	}
-	if made, err := a.IssueCredentials(t.Context(), requestFor(t, "ada", false), ""); err != nil || made.OfUser {
+	if made, err := a.IssueCredentials(t.Context(), credentialsFor(t, "ada", false), ""); err != nil || made.OfUser {
 		t.Errorf("a certificate below the level: %+v, %v", made, err)
 	}
 }
@@ -72,17 +72,17 @@ func TestUsersWaitForTheirLevel(t *testing.T) {
 func TestUsersOfAMesh(t *testing.T) {
 	t.Parallel()
 	_, a := meshAt(t, level.Access)
-	if _, err := a.IssueCredentials(t.Context(), requestFor(t, "bea", false), ""); !errors.Is(err, fault.NotFound) || !strings.Contains(err.Error(), "--admin") {
+	if _, err := a.IssueCredentials(t.Context(), credentialsFor(t, "bea", false), ""); !errors.Is(err, fault.NotFound) || !strings.Contains(err.Error(), "--admin") {
 		t.Errorf("a certificate of nobody: %v", err)
 	}
-	if made, err := a.IssueCredentials(t.Context(), requestFor(t, "bea", true), ""); err != nil || made.OfUser {
+	if made, err := a.IssueCredentials(t.Context(), credentialsFor(t, "bea", true), ""); err != nil || made.OfUser {
 		t.Errorf("a certificate of an administrator: %+v, %v", made, err)
 	}
 	change, err := a.AddUser(t.Context(), admin.UserRequest{Name: "alice", Groups: []string{"dev"}}, "root")
 	if err != nil || !change.Created || change.User.CreatedBy != "root" {
 		t.Fatalf("a user: %+v, %v", change, err)
 	}
-	made, err := a.IssueCredentials(t.Context(), requestFor(t, "alice", false), "")
+	made, err := a.IssueCredentials(t.Context(), credentialsFor(t, "alice", false), "")
 	if err != nil || !made.OfUser {
 		t.Fatalf("a certificate of a user: %+v, %v", made, err)
 	}

@@ -18,7 +18,7 @@ import (
 // host when it is revoked on one of them: also for what is open.
 func TestRevokedCertificateEndsOnAllHosts(t *testing.T) {
 	eve := filepath.Join(t.TempDir(), "eve")
-	if err := os.WriteFile(eve, []byte(inside(t, "host1", binary, "kubeconfig", "--user", "eve", "--ttl", "1h")), 0o600); err != nil {
+	if err := os.WriteFile(eve, []byte(inside(t, "host1", binary, "kubeconfig", "--user", "eve", "--admin", "--ttl", "1h")), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	if out, err := virtmesh(t, "host2", "", "cert", "ls"); err != nil || !strings.Contains(out, "eve ") {
