@@ -26,6 +26,12 @@ type People interface {
 	RefuseUnlistedCertificates(ctx context.Context, by string) error
 }
 
+// handlePeople serves what concerns people: their certificates, and the users among them.
+func handlePeople(mux *http.ServeMux, mesh Mesh, authenticate func(*http.Request) (user string, allowed bool)) {
+	handleCertificates(mux, mesh, authenticate)
+	handleUsers(mux, mesh, authenticate)
+}
+
 // handleCertificates serves what concerns the certificates of people.
 func handleCertificates(mux *http.ServeMux, mesh Mesh, authenticate func(*http.Request) (user string, allowed bool)) {
 	mux.HandleFunc("POST "+CredentialsPath, replySoon(func(r *http.Request) (any, error) {

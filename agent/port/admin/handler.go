@@ -79,8 +79,7 @@ func NewHandler(mesh Mesh, authenticate func(*http.Request) (user string, allowe
 	mux.HandleFunc("DELETE /mesh/v1/tokens/{id}", replySoon(func(r *http.Request) (any, error) {
 		return nil, mesh.RevokeToken(r.Context(), r.PathValue("id"))
 	}))
-	handleCertificates(mux, mesh, authenticate)
-	handleUsers(mux, mesh, authenticate)
+	handlePeople(mux, mesh, authenticate)
 	handleKeys(mux, mesh, authenticate)
 	handleCA(mux, mesh, authenticate)
 	mux.HandleFunc("POST /mesh/v1/leave", replyJSON(func(r *http.Request) (any, error) {
