@@ -10,7 +10,9 @@ import (
 	rbacv1 "k8s.io/api/rbac/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	rbacclient "k8s.io/client-go/kubernetes/typed/rbac/v1"
+	"k8s.io/client-go/rest"
 
 	"virtmesh/agent/fault"
 	"virtmesh/agent/level"
@@ -105,7 +107,9 @@ type bindings struct {
 }
 
 func newBindings(conn *connection) (*bindings, error) {
-	api, err := rbacclient.NewForConfig(conn.rest)
+	config := rest.CopyConfig(conn.rest)
+	config.ContentType, config.AcceptContentTypes = runtime.ContentTypeJSON, runtime.ContentTypeJSON
+	api, err := rbacclient.NewForConfig(config)
 	if err != nil {
 		return nil, fmt.Errorf("connect to the mesh: %w", err)
 	}
