@@ -36,6 +36,7 @@ var minimal = map[string]string{
 	"ServiceAccount":                  `{}`,
 	"Event":                           `{involvedObject: {namespace: default}}`,
 	"Lease":                           `{}`,
+	"ResourceQuota":                   `{spec: {hard: {secrets: 3}}}`,
 	"Operation":                       `{spec: {type: RemoveHost, target: host9}}`,
 	"Role":                            `{}`,
 	"ClusterRole":                     `{}`,
