@@ -64,6 +64,8 @@ func (w *world) full() *kubevirtv1.VirtualMachineInstance {
 func TestEveryFieldOfTheStatusIsAccountedFor(t *testing.T) {
 	w := newWorld(t)
 	vmi := w.full()
+	w.act(w.executor.Guests().Freeze(t.Context(), vmi.Namespace, vmi.Name, 0))
+	w.reconcile(vmi)
 	got := w.get(vmi)
 	removed := vmi.DeepCopy()
 	machine.EndWithHost(removed, time.Now())
