@@ -154,6 +154,9 @@ func Verify(text, issuer string, keys KeysRecord, now time.Time) (Token, error) 
 		token.Account.Namespace == "" || token.Account.ServiceAccount.Name == "" || token.Account.ServiceAccount.UID == "" || token.Subject != token.Account.User() {
 		return Token{}, errors.New("the token lacks claims")
 	}
+	if token.Expiry.Time().Sub(token.IssuedAt.Time()) > MaxLifetime+leeway {
+		return Token{}, fmt.Errorf("the token says that it is valid for longer than %s, which no token is", MaxLifetime)
+	}
 	if err := token.ValidateWithLeeway(jwt.Expected{Time: now}, leeway); err != nil {
 		return Token{}, fmt.Errorf("the token cannot be used now: %w", err)
 	}

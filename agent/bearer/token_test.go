@@ -2,6 +2,9 @@ package bearer_test
 
 import (
 	"bytes"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
@@ -217,6 +220,35 @@ func BenchmarkVerify(b *testing.B) {
 	for b.Loop() {
 		if _, err := bearer.Verify(good, issuer, keys, now); err != nil {
 			b.Fatal(err)
+		}
+	}
+}
+
+// Whoever gets hold of a key that signs makes no tokens for years with it.
+func TestNoTokenLastsForLong(t *testing.T) {
+	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	public, err := bearer.NewPublicKey(&private.PublicKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	signer, err := jose.NewSigner(jose.SigningKey{Algorithm: jose.ES256, Key: jose.JSONWebKey{Key: private, KeyID: public.ID}}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for lifetime, accepted := range map[time.Duration]bool{bearer.MaxLifetime: true, 365 * 24 * time.Hour: false} {
+		account := request().Account
+		token, err := jwt.Signed(signer).Claims(jwt.Claims{
+			Issuer: issuer, Subject: account.User(), Audience: jwt.Audience{issuer},
+			IssuedAt: jwt.NewNumericDate(now), NotBefore: jwt.NewNumericDate(now), Expiry: jwt.NewNumericDate(now.Add(lifetime)),
+		}).Claims(map[string]any{"kubernetes.io": account}).Serialize()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := bearer.Verify(token, issuer, bearer.KeysRecord{Keys: []bearer.PublicKey{public}}, now); (err == nil) != accepted {
+			t.Errorf("for %s: %v", lifetime, err)
 		}
 	}
 }

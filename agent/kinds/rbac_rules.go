@@ -40,9 +40,34 @@ func validateClusterRole(r *rbacv1.ClusterRole) field.ErrorList {
 	return errs
 }
 
+// maxCombinations bounds how many rights a role has, each a verb on a resource, an object or a
+// URL. Whoever checks that a user holds the rights that he gives takes them one by one, so that
+// without a bound a short role would take all the memory of a host. All that Kubernetes' and
+// KubeVirt's roles give are some thousand.
+const maxCombinations = 20_000
+
+// combinationsOf returns how many rights rules give, or a number above maxCombinations if they are more.
+func combinationsOf(rules []rbacv1.PolicyRule) int {
+	total := 0
+	for _, rule := range rules {
+		about := 1
+		for _, n := range []int{len(rule.APIGroups), len(rule.Resources), max(1, len(rule.ResourceNames)), len(rule.Verbs)} {
+			about = min(about*n, maxCombinations+1) // each factor is bounded by the length of a request
+		}
+		total += about + len(rule.NonResourceURLs)*len(rule.Verbs)
+		if total > maxCombinations {
+			break
+		}
+	}
+	return total
+}
+
 // validatePolicy checks the rules of a role; those of a Role are about its namespace.
 func validatePolicy(rules []rbacv1.PolicyRule, namespaced bool) field.ErrorList {
 	var errs field.ErrorList
+	if combinationsOf(rules) > maxCombinations {
+		return field.ErrorList{field.TooMany(field.NewPath("rules"), maxCombinations+1, maxCombinations)}
+	}
 	for i, rule := range rules {
 		path := field.NewPath("rules").Index(i)
 		if len(rule.Verbs) == 0 {

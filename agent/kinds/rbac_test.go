@@ -1,6 +1,7 @@
 package kinds
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 
@@ -123,5 +124,30 @@ func TestNamesOfRoles(t *testing.T) {
 		}
 		check(t, k.CheckLevel(level.Access-1, k.New(), nil), "kind")
 		check(t, k.CheckLevel(level.Access, k.New(), nil), "")
+	}
+}
+
+// A short role that gives very many rights would take the memory of the host that looks whether
+// the user who writes it has them all.
+func TestRolesHaveABoundedNumberOfRights(t *testing.T) {
+	many := make([]string, 300)
+	for i := range many {
+		many[i] = fmt.Sprint("x", i)
+	}
+	rule := rbacv1.PolicyRule{APIGroups: many, Resources: many, Verbs: many}
+	small := rbacv1.PolicyRule{APIGroups: many[:10], Resources: many[:20], Verbs: many[:100]}
+	urls := rbacv1.PolicyRule{NonResourceURLs: many, Verbs: many}
+	for name, c := range map[string]struct {
+		rules   []rbacv1.PolicyRule
+		refused bool
+	}{
+		"many of each": {[]rbacv1.PolicyRule{rule}, true}, "as many as there may be": {[]rbacv1.PolicyRule{small}, false},
+		"too many together": {[]rbacv1.PolicyRule{small, small}, true}, "many URLs": {[]rbacv1.PolicyRule{urls}, true},
+	} {
+		role := &rbacv1.ClusterRole{Rules: c.rules}
+		errs := validateClusterRole(role)
+		if refused := len(errs) > 0 && errs[0].Field == "rules"; refused != c.refused {
+			t.Errorf("%s: %v", name, errs)
+		}
 	}
 }

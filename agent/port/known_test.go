@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -105,4 +106,23 @@ func TestUnknownTokensAreStrangers(t *testing.T) {
 			t.Error("the connection of a client that is not known any more goes on")
 		}
 	})
+}
+
+// Who has not shown a good token is asked for it at the pace of strangers, also if he does not wait
+// for the answers: to judge a token costs something.
+func TestStrangersAreAskedAtTheirPace(t *testing.T) {
+	asked := 0
+	handler := welcomeKnown(func(*http.Request) bool { asked++; return false },
+		http.NotFoundHandler(), paceRequests(http.NotFoundHandler()))
+	ctx, gone := context.WithCancel(withStranger(t.Context(), nil))
+	for range strangerBurst {
+		handler.ServeHTTP(httptest.NewRecorder(), httptest.NewRequestWithContext(ctx, http.MethodGet, "/", nil))
+	}
+	gone()
+	for range 100 {
+		handler.ServeHTTP(httptest.NewRecorder(), httptest.NewRequestWithContext(ctx, http.MethodGet, "/", nil))
+	}
+	if asked != strangerBurst {
+		t.Errorf("asked about %d requests, want %d", asked, strangerBurst)
+	}
 }

@@ -76,28 +76,34 @@ func paceRequests(next http.Handler) http.Handler {
 	})
 }
 
-// welcomeKnown passes requests that show who makes them to clients, without a bound of their time,
-// and the others to strangers. A connection without a place among strangers ends when it makes a
-// request of a stranger.
+// welcomeKnown passes requests that show who makes them to clients without a bound of their time,
+// and others at the pace of strangers. On a connection that has not shown yet who uses it, each
+// request waits for its turn before it is asked about: to ask costs something. A connection without
+// a place among strangers ends when it makes a request of a stranger.
 func welcomeKnown(known func(*http.Request) bool, clients, strangers http.Handler) http.Handler {
 	if known == nil {
 		return strangers
 	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		s := strangerOf(r)
-		if !known(r) {
-			if s != nil && s.known.Load() {
-				w.Header().Set("Connection", "close")
+		was := s == nil || s.known.Load()
+		if !was && s.pace.Wait(r.Context()) != nil {
+			return // the client is gone
+		}
+		switch {
+		case known(r):
+			if s != nil {
+				s.becomeKnown()
 			}
+			control := http.NewResponseController(w)
+			_ = control.SetReadDeadline(time.Time{}) // fails only when the client is gone
+			_ = control.SetWriteDeadline(time.Time{})
+			clients.ServeHTTP(w, r)
+		case was:
+			w.Header().Set("Connection", "close")
 			strangers.ServeHTTP(w, r)
-			return
+		default: // it has had its turn
+			clients.ServeHTTP(w, r)
 		}
-		if s != nil {
-			s.becomeKnown()
-		}
-		control := http.NewResponseController(w)
-		_ = control.SetReadDeadline(time.Time{}) // fails only when the client is gone
-		_ = control.SetWriteDeadline(time.Time{})
-		clients.ServeHTTP(w, r)
 	})
 }

@@ -156,6 +156,9 @@ func (e *Escalation) mustHold(ctx context.Context, a admission.Attributes, rules
 	return errors.New(text)
 }
 
+// maxDescribed bounds how many of the missing rules a refusal names.
+const maxDescribed = 100
+
 // describe lists rules of one verb and one resource or path each, in order and without
 // repetition. Those that differ in the verb alone are one line.
 func describe(rules []rbacv1.PolicyRule) []string {
@@ -183,5 +186,9 @@ func describe(rules []rbacv1.PolicyRule) []string {
 		lines = append(lines, line+fmt.Sprintf(", Verbs:%q}", v))
 	}
 	slices.Sort(lines)
-	return slices.Compact(lines)
+	lines = slices.Compact(lines)
+	if more := len(lines) - maxDescribed; more > 0 {
+		lines = append(lines[:maxDescribed], fmt.Sprintf("and %d more", more))
+	}
+	return lines
 }

@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
+	"golang.org/x/time/rate"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apiserver/pkg/authentication/authenticator"
@@ -20,6 +22,14 @@ import (
 // errEnded is the answer to a token whose account, or what it is bound to, is gone.
 var errEnded = errors.New("the token has ended: its service account, or the Secret that it is bound to, was deleted")
 
+const (
+	// lookRate, in a second, and lookBurst bound how often the mesh is asked for what this host's
+	// copy does not have, and lookPatience how long one answer may take.
+	lookRate     = 5
+	lookBurst    = 20
+	lookPatience = 2 * time.Second
+)
+
 // localRead reads this host's copy.
 var localRead = raftstore.ReadOptions{Consistency: raftstore.Local}
 
@@ -28,6 +38,8 @@ type Authenticator struct {
 	store    objects.Store
 	issuer   string
 	sessions *Sessions
+	// looks bounds how often the mesh is asked for an account that this host's copy does not have.
+	looks *rate.Limiter
 }
 
 var _ authenticator.Token = (*Authenticator)(nil)
@@ -42,7 +54,7 @@ type Config struct {
 
 // New returns an Authenticator of the tokens of a Signer.
 func New(cfg Config) *Authenticator {
-	a := &Authenticator{store: cfg.Store, issuer: cfg.Signer.TokenIssuer()}
+	a := &Authenticator{store: cfg.Store, issuer: cfg.Signer.TokenIssuer(), looks: rate.NewLimiter(lookRate, lookBurst)}
 	a.sessions = newSessions(cfg.Store, a.stillValid)
 	return a
 }
@@ -82,10 +94,11 @@ func (a *Authenticator) AuthenticateToken(ctx context.Context, text string) (*au
 	return &authenticator.Response{Audiences: audiences, User: info.UserInfo()}, true, nil
 }
 
-// Recognises reports whether a text is a token for the API that is valid now.
+// Recognises reports whether a text is a token for the API that is valid now, as far as this host
+// knows: it asks nobody, so that who shows anything costs the host little.
 func (a *Authenticator) Recognises(ctx context.Context, text string) bool {
-	_, ok, err := a.AuthenticateToken(ctx, text)
-	return ok && err == nil
+	token, err := a.verify(ctx, text)
+	return err == nil && slices.Contains(token.Audience, a.issuer) && a.find(ctx, token.Account, localRead) == nil
 }
 
 func (a *Authenticator) verify(ctx context.Context, text string) (bearer.Token, error) {
@@ -98,10 +111,13 @@ func (a *Authenticator) verify(ctx context.Context, text string) (bearer.Token, 
 
 // mustExist returns an error unless an account, and what its token is bound to, are there. A token
 // may be used on a host whose copy is from before its account was created, so what is not in the
-// copy is looked for in the mesh. Only who has a token that the mesh has signed can cause that.
+// copy is looked for in the mesh. Only who has a token that the mesh has signed can cause that, also
+// with one that has ended, so it is done a few times in a second for all clients together.
 func (a *Authenticator) mustExist(ctx context.Context, account bearer.Account) error {
 	err := a.find(ctx, account, localRead)
-	if errors.Is(err, errEnded) {
+	if errors.Is(err, errEnded) && a.looks.Allow() {
+		ctx, cancel := context.WithTimeout(ctx, lookPatience)
+		defer cancel()
 		err = a.find(ctx, account, raftstore.ReadOptions{})
 	}
 	return err
