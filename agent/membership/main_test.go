@@ -10,7 +10,7 @@ import (
 
 // testsPerProcessor is how many tests share a processor: those of whole hosts wait for elections,
 // gossip and pauses most of the time.
-const testsPerProcessor = 3
+const testsPerProcessor = 2
 
 // TestMain runs that many tests at a time, unless -parallel says how many. Each test begins with
 // t.Parallel, and has ports and directories of its own.

@@ -58,6 +58,7 @@ func judgeToken(t *testing.T, m *Member, token string) error {
 // A host that does not vote gets tokens from a voter, and every host accepts them. The voter signs
 // for an account and a Secret that are there, whoever asks.
 func TestHostsGetTokensFromVoters(t *testing.T) {
+	t.Parallel()
 	first, second, _ := sealing(t)
 	stepTokenKeys(t, first, publishTokenKeys)
 	stepTokenKeys(t, first, noTokenKeys)
@@ -95,6 +96,7 @@ func TestHostsGetTokensFromVoters(t *testing.T) {
 // Who replaces the key for Secrets replaces the key that signs tokens: what the old one has signed,
 // or somebody signs who knows it, is accepted until the new key is in use, and no longer.
 func TestTokensEndWithTheKeyForSecrets(t *testing.T) {
+	t.Parallel()
 	first, _, _ := sealing(t)
 	stepTokenKeys(t, first, publishTokenKeys)
 	request := requestFor(t, first)
