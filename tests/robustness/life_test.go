@@ -47,7 +47,7 @@ func TestLifeOfMachineWritesFewEntries(t *testing.T) {
 			config := newConfig()
 			config.Lag = lag
 			tellStory(t, config, 1, func(s story) {
-				time.Sleep(time.Minute)
+				time.Sleep(rolesWritten)
 				s.expectEntries(func() { s.create("web") },
 					"user: virtualmachines",
 					"virtualmachine: virtualmachineinstances events virtualmachines",
