@@ -200,8 +200,8 @@ func (s *Store) mayChange(from net.Conn, t *Txn) error {
 	if peer == "" {
 		return nil // peers are believed who they are
 	}
-	if !s.IsLeader() {
-		return errNotLeader // its copy may be too old to judge
+	if _, err := s.termReady(); err != nil {
+		return err // its copy may be too old to judge
 	}
 	return s.cfg.MayChange(s, peer, *t)
 }

@@ -162,16 +162,32 @@ func isPin(text string) bool {
 
 // mayMake judges a new record. Any host admits machines.
 func (c change) mayMake(key string, next HostRecord) error {
-	local := raftstore.ReadOptions{Consistency: raftstore.Local}
-	if _, _, err := c.store.Get(context.Background(), HostKey(c.from), local); err != nil {
-		return fmt.Errorf("read the record of %s, which asks for another one: %w", c.from, err)
+	if err := c.mustBeHost(); err != nil {
+		return err
 	}
-	_, _, err := c.store.Get(context.Background(), departedKey(next.ID), local)
+	local := raftstore.ReadOptions{Consistency: raftstore.Local}
+	hosts, err := NewHosts(c.store).List(context.Background(), local)
+	if err != nil {
+		return err
+	}
+	if slices.ContainsFunc(hosts, func(other HostRecord) bool { return other.ID == next.ID && other.Name != next.Name }) {
+		return forbidden(key, "its ID is that of a host already")
+	}
+	_, _, err = c.store.Get(context.Background(), departedKey(next.ID), local)
 	switch {
 	case err == nil:
 		return forbidden(key, "its ID is that of a host that has left")
 	case !errors.Is(err, raftstore.ErrNotFound):
 		return fmt.Errorf("read %s: %w", departedKey(next.ID), err)
+	}
+	return nil
+}
+
+// mustBeHost returns an error unless the machine that asks has a record.
+func (c change) mustBeHost() error {
+	local := raftstore.ReadOptions{Consistency: raftstore.Local}
+	if _, _, err := c.store.Get(context.Background(), HostKey(c.from), local); err != nil {
+		return fmt.Errorf("read the record of %s, which asks for the change of another one: %w", c.from, err)
 	}
 	return nil
 }
@@ -186,6 +202,8 @@ func (c change) mayEnd(name string, have HostRecord) error {
 		return forbidden(HostKey(name), "a record is deleted together with the mark of its host")
 	case name != c.from && (!mark.Expelled || !expelled):
 		return forbidden(HostKey(name), "a host leaves by itself; others expel it")
+	case name != c.from:
+		return c.mustBeHost()
 	}
 	return nil
 }

@@ -94,10 +94,29 @@ func TestNobodyWritesTheRecordOfAnother(t *testing.T) {
 		"a name that is not":      {Ops: []raftstore.Op{{Key: expelled.Key, Delete: true}}},
 		"the ID again, with another key": {If: at("host2", 0), Ops: []raftstore.Op{
 			with(t, m.two, func(r *identity.HostRecord) { r.KeyPin = other })}}, // while the record is being deleted
+		"the ID of another host under a new name": {If: at("host9", 0), Ops: []raftstore.Op{
+			with(t, m.two, func(r *identity.HostRecord) { r.Name = "host9" })}},
 	} {
 		if err := m.hosts.MayChange("host1", txn); !errors.Is(err, raftstore.ErrForbidden) {
 			t.Errorf("%s: %v", what, err)
 		}
+	}
+}
+
+// A machine that has left removes nobody, although it is let in until it has finished leaving.
+func TestWhoHasLeftRemovesNobody(t *testing.T) {
+	m := newMembership(t)
+	mark := `{"host":"host2","expelled":true,"keyPin":"` + m.two.KeyPin + `"}`
+	txn := raftstore.Txn{
+		If: []raftstore.Condition{{Key: identity.HostKey("host2"), ModRevision: m.at2}},
+		Ops: []raftstore.Op{{Key: identity.HostKey("host2"), Delete: true},
+			{Key: identity.DepartedPrefix + "id-2", Value: []byte(mark)}, {Key: identity.ExpelledPrefix + "host2", Value: []byte(mark)}},
+	}
+	if err := m.hosts.MayChange("host1", txn); err != nil {
+		t.Errorf("a host: %v", err)
+	}
+	if err := m.hosts.MayChange("host9", txn); err == nil {
+		t.Error("a machine without a record may remove a host")
 	}
 }
 
