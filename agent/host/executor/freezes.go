@@ -6,6 +6,7 @@ import (
 	"sync"
 	"time"
 
+	"virtmesh/agent/fault"
 	"virtmesh/agent/host/hypervisor"
 	"virtmesh/agent/objects"
 )
@@ -41,6 +42,11 @@ func (g Guests) Freeze(ctx context.Context, namespace, name string, limit time.D
 		return err
 	}
 	e, ref := g.executor, domain.Owner.Ref
+	defer e.notify(keyOf(ref))
+	if !e.thaws.beginRequest(ref.UID) {
+		return busyFreezing(key)
+	}
+	defer e.thaws.endRequest(ref.UID)
 	record := frozenForever
 	if limit > 0 {
 		record = (e.BootTime() + limit).String()
@@ -48,18 +54,23 @@ func (g Guests) Freeze(ctx context.Context, namespace, name string, limit time.D
 	if err := e.Hypervisor.SetRecord(ctx, ref, recordFrozen, record); err != nil {
 		return translate(key, err)
 	}
-	defer e.notify(keyOf(ref))
 	if err := e.Hypervisor.Freeze(ctx, ref); err != nil {
-		// What is written already must not be left to a caller who has gone.
+		// A guest that was too slow may freeze after all, also when nobody waits for it any more. So
+		// the host thaws it from now on, until the guest says that it is thawed.
+		if record = domain.Records[recordFrozen]; record == "" {
+			record = e.BootTime().String()
+		}
 		cleanUp, cancel := context.WithTimeout(context.WithoutCancel(ctx), thawTimeout)
 		defer cancel()
-		if errors.Is(err, ctx.Err()) {
-			// The guest may freeze after all.
-			err = errors.Join(err, e.Hypervisor.Thaw(cleanUp, ref))
-		}
-		return translate(key, errors.Join(err, e.Hypervisor.SetRecord(cleanUp, ref, recordFrozen, domain.Records[recordFrozen])))
+		return translate(key, errors.Join(err, e.Hypervisor.SetRecord(cleanUp, ref, recordFrozen, record)))
 	}
 	return nil
+}
+
+// busyFreezing is the refusal of a request about a guest whose file systems are being frozen or
+// thawed: what the one does, the other would undo or forget.
+func busyFreezing(key objects.Key) error {
+	return fault.New(fault.Conflict, "instance %s: its file systems are being frozen or thawed", key).About(key.String()).WithRemedy("try again in a moment")
 }
 
 // Unfreeze implements guests.GuestAgents.
@@ -68,8 +79,13 @@ func (g Guests) Unfreeze(ctx context.Context, namespace, name string) error {
 	if err != nil {
 		return err
 	}
-	defer g.executor.notify(keyOf(domain.Owner.Ref))
-	if err := g.executor.thaw(ctx, domain.Owner.Ref); err != nil {
+	e, ref := g.executor, domain.Owner.Ref
+	defer e.notify(keyOf(ref))
+	if !e.thaws.beginRequest(ref.UID) {
+		return busyFreezing(key)
+	}
+	defer e.thaws.endRequest(ref.UID)
+	if err := e.thaw(ctx, ref); err != nil {
 		return translate(key, err)
 	}
 	return nil
@@ -152,6 +168,25 @@ func (t *thaws) begin(uid string, now time.Duration) (due bool, next time.Durati
 	}
 	g.running = true
 	return true, thawPause
+}
+
+// beginRequest reports whether a request to freeze or thaw a guest may begin; it may not while
+// another one or an attempt runs. What the guest did before it does not count any more.
+func (t *thaws) beginRequest(uid string) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	g := t.of(uid)
+	if g.running {
+		return false
+	}
+	*g = thawing{running: true}
+	return true
+}
+
+func (t *thaws) endRequest(uid string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.of(uid).running = false
 }
 
 func (t *thaws) end(uid string, now time.Duration) {

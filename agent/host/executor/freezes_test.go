@@ -56,6 +56,8 @@ func TestUnfreeze(t *testing.T) {
 		t.Errorf("a guest that does not freeze: %v", err)
 	}
 	w.reconcile(vmi)
+	w.executor.tasks.wg.Wait()
+	w.reconcile(vmi)
 	if shown := w.get(vmi).Status.FSFreezeStatus; shown != "" {
 		t.Errorf("a guest that did not freeze is shown as %q", shown)
 	}
@@ -79,6 +81,45 @@ func TestUnfreeze(t *testing.T) {
 			t.Errorf("%s of a guest that is paused: %v", what, err)
 		}
 	}
+}
+
+// A guest that was given up because it was slow, and freezes after that, is thawed.
+func TestAGuestThatFreezesTooLateIsThawed(t *testing.T) {
+	w := newWorld(t)
+	vmi := w.running("a")
+	w.act(w.hv.Machine().SetAgent(refOf(vmi), &fullAnswer))
+	w.hear(vmi)
+	w.hv.Machine().Fail("Freeze", hypervisor.ErrNoAgent)
+	if err := w.executor.Guests().Freeze(t.Context(), "ns", "a", time.Hour); !errors.Is(err, fault.NoGuestAgent) {
+		t.Fatalf("a guest that is too slow: %v", err)
+	}
+	w.act(w.hv.Freeze(t.Context(), refOf(vmi)))
+	w.reconcile(vmi)
+	w.executor.tasks.wg.Wait()
+	w.reconcile(vmi)
+	if w.hv.Machine().IsFrozen(refOf(vmi)) || w.get(vmi).Status.FSFreezeStatus != "" {
+		t.Errorf("frozen %v, and the status shows %q", w.hv.Machine().IsFrozen(refOf(vmi)), w.get(vmi).Status.FSFreezeStatus)
+	}
+}
+
+// While a guest's file systems are being frozen or thawed, another request about them is refused.
+func TestOneRequestFreezesAtATime(t *testing.T) {
+	w := newWorld(t)
+	vmi := w.running("a")
+	w.act(w.hv.Machine().SetAgent(refOf(vmi), &fullAnswer))
+	w.hear(vmi)
+	g, uid := w.executor.Guests(), refOf(vmi).UID
+	if !w.executor.thaws.beginRequest(uid) {
+		t.Fatal("the first request is refused")
+	}
+	for what, err := range map[string]error{"freeze": g.Freeze(t.Context(), "ns", "a", 0), "unfreeze": g.Unfreeze(t.Context(), "ns", "a")} {
+		if !errors.Is(err, fault.Conflict) {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+	w.executor.thaws.endRequest(uid)
+	w.act(g.Freeze(t.Context(), "ns", "a", 0))
+	w.act(g.Unfreeze(t.Context(), "ns", "a"))
 }
 
 // A guest that boots anew is not frozen any more.

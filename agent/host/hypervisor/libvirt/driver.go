@@ -33,7 +33,7 @@ type Driver struct {
 	wg      sync.WaitGroup
 
 	// Calls wait only for other calls of their own lane.
-	queries, acts, ends, starts, agents, moves, counters *lane
+	queries, acts, ends, starts, agents, freezes, moves, counters *lane
 	// counted holds the UUIDs of the domains whose counters are being read.
 	counted sync.Map
 	// recording has locks that are held while a domain's records are read, changed and
@@ -79,7 +79,8 @@ func New(ctx context.Context, cfg Config) (*Driver, error) {
 		acts:     newLane("acts", 3),
 		ends:     newLane("ends", 3),
 		starts:   newLane("starts", 3),
-		agents:   newLane("agents", 3),
+		agents:   newLane("agents", 2),
+		freezes:  newLane("freezes", 1),
 		moves:    newLane("moves", 2),
 		counters: newLane("counters", 3),
 	}
@@ -112,7 +113,7 @@ func (d *Driver) Close() error {
 	done := make(chan struct{})
 	go func() {
 		d.wg.Wait()
-		for _, l := range []*lane{d.acts, d.ends, d.starts, d.agents, d.moves, d.counters} {
+		for _, l := range []*lane{d.acts, d.ends, d.starts, d.agents, d.freezes, d.moves, d.counters} {
 			l.close()
 		}
 		close(done)

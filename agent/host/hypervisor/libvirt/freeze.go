@@ -28,7 +28,7 @@ type fileSystems struct {
 
 // Freeze implements hypervisor.Freezer.
 func (d *Driver) Freeze(ctx context.Context, ref hypervisor.Ref) error {
-	return d.act(ctx, d.agents, "freeze the file systems of", ref, func(dom *libvirt.Domain) error {
+	return d.act(ctx, d.freezes, "freeze the file systems of", ref, func(dom *libvirt.Domain) error {
 		fs, err := d.fileSystemsOf(dom)
 		if err != nil {
 			return err

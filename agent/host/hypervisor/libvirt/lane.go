@@ -21,7 +21,8 @@ import (
 //	acts     changes of a domain
 //	ends     Destroy, which fencing relies on, and which therefore waits for nothing else
 //	starts   Start, which may take minutes
-//	agents   questions to guests, which answer when they like
+//	agents   questions to guests, which answer when they like, and thawing them
+//	freezes  freezing guests, which may take long, so that no guest that was frozen waits for it
 //	moves    migrations, which may take hours
 //	counters statistics, which an emulator that hangs never gives
 //

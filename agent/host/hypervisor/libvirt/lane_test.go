@@ -173,7 +173,7 @@ func TestLanesAreBoundedAndApart(t *testing.T) {
 	d := startDaemon(t)
 	driver := d.open(t)
 	const maxClientRequests, maxWorkers = 5, 20
-	lanes := []*lane{driver.queries, driver.acts, driver.ends, driver.starts, driver.agents, driver.moves, driver.counters}
+	lanes := []*lane{driver.queries, driver.acts, driver.ends, driver.starts, driver.agents, driver.freezes, driver.moves, driver.counters}
 	sum := 0
 	for _, l := range lanes {
 		width := cap(l.slots)
