@@ -82,8 +82,8 @@ func TestActsOnGuests(t *testing.T) {
 		if done := h.instances.taken(); done != c.done || (err == nil) != (c.code == 0) {
 			t.Errorf("%s of %s: did %q, %v", c.act, c.name, done, err)
 		}
-		if status := apierrors.APIStatus(nil); err != nil {
-			if status, _ = err.(apierrors.APIStatus); status == nil || int(status.Status().Code) != c.code || !strings.Contains(err.Error(), c.says) {
+		if err != nil {
+			if status, _ := err.(apierrors.APIStatus); status == nil || int(status.Status().Code) != c.code || !strings.Contains(err.Error(), c.says) {
 				t.Errorf("%s of %s: %v, want %d with %q", c.act, c.name, err, c.code, c.says)
 			}
 		}

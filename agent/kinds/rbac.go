@@ -2,7 +2,7 @@ package kinds
 
 import (
 	rbacv1 "k8s.io/api/rbac/v1"
-	"k8s.io/apimachinery/pkg/api/validation/path"
+	"k8s.io/apimachinery/pkg/api/validate/content"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"virtmesh/agent/level"
@@ -80,7 +80,7 @@ func rbac(kind string) schema.GroupVersionKind { return rbacv1.SchemeGroupVersio
 
 // validateAccessName checks the name of a role or a binding. As in Kubernetes everything
 // is good that is one segment of a path, so that names can have colons.
-func validateAccessName(name string, _ bool) []string { return path.IsValidPathSegmentName(name) }
+func validateAccessName(name string, _ bool) []string { return content.IsPathSegmentName(name) }
 
 // defaultBinding fills in the groups that the role and the subjects are of.
 func defaultBinding(role *rbacv1.RoleRef, subjects []rbacv1.Subject) {

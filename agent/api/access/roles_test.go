@@ -326,8 +326,7 @@ func loop(list map[string]kinds.Object, u user.Info, request string) bool {
 			continue
 		}
 		var rules []rbacv1.PolicyRule
-		switch r := list[ref.Kind+" "+o.GetNamespace()+"/"+ref.Name].(type) {
-		case *rbacv1.Role:
+		if r, ok := list[ref.Kind+" "+o.GetNamespace()+"/"+ref.Name].(*rbacv1.Role); ok {
 			rules = r.Rules
 		}
 		if r, ok := list[ref.Kind+" /"+ref.Name].(*rbacv1.ClusterRole); ok {

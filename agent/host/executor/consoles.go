@@ -32,7 +32,7 @@ func newDisplays() *sessions {
 }
 
 // errInUse refuses a session that would end another, where it must not.
-var errInUse = errors.New("Active VNC connection. Request denied.") //nolint:staticcheck // KubeVirt's words
+var errInUse = errors.New("Active VNC connection. Request denied.") // in KubeVirt's words
 
 // openSession opens a session by dial, which takes the place of the guest's previous one;
 // if preserve is true, it fails with errInUse where there is one.

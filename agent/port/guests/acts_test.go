@@ -87,7 +87,7 @@ func TestForwardedPorts(t *testing.T) {
 				for _, size := range []int{1, 1400, maxPacket} {
 					sent, got := bytes.Repeat([]byte{byte(size)}, size), make([]byte, maxPacket)
 					go func() { _, _ = stream.Write(sent) }()
-					n := 0
+					var n int
 					if protocol == UDP {
 						n, err = stream.Read(got)
 					} else {

@@ -2,6 +2,7 @@ package guests
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 	"sync"
@@ -33,7 +34,7 @@ func (s *packetStream) Read(p []byte) (int, error) {
 	if err == nil {
 		_, err = io.CopyN(io.Discard, s.stream, int64(size-n))
 	}
-	if err == io.EOF {
+	if errors.Is(err, io.EOF) {
 		err = io.ErrUnexpectedEOF
 	}
 	return n, err
