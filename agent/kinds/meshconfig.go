@@ -17,7 +17,7 @@ func meshConfigKind() *Kind {
 	return &Kind{
 		GVK: meshv1alpha1.SchemeGroupVersion.WithKind("MeshConfig"), Resource: "meshconfigs", Singular: "meshconfig",
 		ShortNames: []string{"mc"}, Generation: true,
-		FieldLevels: map[string]uint32{"spec.capacity.storageOvercommitPercent": level.Apart, "spec.capacity.imageOverlay": level.Succession, "spec.encryption": level.Succession, "spec.voters": level.Succession},
+		FieldLevels: map[string]uint32{"spec.capacity.storageOvercommitPercent": level.Apart, "spec.capacity.imageOverlay": level.Succession, "spec.encryption": level.Succession, "spec.voters": level.Succession, "spec.voters.keepKeys": level.Access},
 		Object:      &config{}, List: &meshv1alpha1.MeshConfigList{},
 		Support:        "works: the settings of the whole mesh, in one object named `mesh`; [operate.md](operate.md) says what they do, and so does `kubectl explain meshconfig.spec`",
 		Writers:        Writers{Spec: users},

@@ -20,6 +20,12 @@ func VoterLimit(config *meshv1alpha1.MeshConfig) raftstore.VoterLimit {
 	return raftstore.VoterLimit{Nodes: config.Spec.Voters.Hosts, Exclude: config.Spec.Voters.Exclude}
 }
 
+// KeepsKeys reports whether the administrator keeps the keys that a host has had that may not
+// vote any more. A nil config is as in VoterLimit.
+func KeepsKeys(config *meshv1alpha1.MeshConfig) bool {
+	return config != nil && config.Spec.Voters != nil && config.Spec.Voters.KeepKeys
+}
+
 // wellKept is how many hosts must be allowed to vote, so that one of them can be off.
 const wellKept = 3
 

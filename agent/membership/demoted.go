@@ -19,27 +19,44 @@ const (
 	nothingDemoted demotedAct = iota
 	// recordDemoted: the leader has changed it.
 	recordDemoted
+	// replaceKeys: the leader has asked for keys instead of those that such hosts have had.
+	replaceKeys
 )
 
 // String names the act for logs.
 func (a demotedAct) String() string {
-	return [...]string{"nothing", "note which hosts may not vote any more"}[a]
+	return [...]string{"nothing", "note which hosts may not vote any more", "replace keys that hosts have had that may not vote any more"}[a]
 }
 
 // demotedKeeper keeps the record of the hosts that have voted and may not vote any more, so
-// that the administrator is told which keys they have until those are replaced.
+// that the administrator is told which keys they have until those are replaced, and replaces
+// them an hour later.
 type demotedKeeper struct {
 	store  identity.Store
 	limit  func(context.Context) (raftstore.VoterLimit, error)
 	voters func() []string
 	leads  func() bool
+	// replace asks for the replacement of keys that are due, and reports whether it did.
+	replace func(ctx context.Context, demoted []identity.DemotedVoter, now time.Time) (bool, error)
+	// resealed reports whether everything that is stored is encrypted with the active key of
+	// the keys for Secrets that are stored as given.
+	resealed func(stored raftstore.Record) bool
 	// voted are the hosts that this one has seen voting, and that are not in the record since.
 	voted map[string]bool
 }
 
 func (m *Member) demotedKeeper() demotedKeeper {
 	limit := func(ctx context.Context) (raftstore.VoterLimit, error) { return readVoterLimit(ctx, m.store) }
-	return demotedKeeper{store: m.records, limit: limit, voters: m.store.Voters, leads: m.store.IsLeader, voted: map[string]bool{}}
+	return demotedKeeper{
+		store: m.records, limit: limit, voters: m.store.Voters, leads: m.store.IsLeader,
+		replace: demotedKeys{m}.replaceDue, resealed: m.resealed, voted: map[string]bool{},
+	}
+}
+
+// resealed reports whether this host, as the leader, has seen that everything that is stored is
+// encrypted with the active key, since the keys were stored as given.
+func (m *Member) resealed(stored raftstore.Record) bool {
+	return m.secretsDone.Load() == stored.ModRevision
 }
 
 // step notes who votes, and on the leader brings the record up to date.
@@ -65,20 +82,25 @@ func (k demotedKeeper) step(ctx context.Context) (demotedAct, error) {
 		return nothingDemoted, nil
 	}
 	view.voted = slices.Collect(maps.Keys(k.voted))
-	if view.cas, view.secrets, err = keysInUse(ctx, k.store); err != nil {
+	if view.cas, view.secrets, err = keysInUse(ctx, k.store, k.resealed); err != nil {
 		return nothingDemoted, err
 	}
 	hosts, changed := planDemoted(view)
 	if !changed {
-		return nothingDemoted, nil
+		asked, err := k.replace(ctx, rec.Hosts, view.now)
+		if !asked {
+			return nothingDemoted, err
+		}
+		return replaceKeys, err
 	}
 	return recordDemoted, identity.StoreDemoted(ctx, k.store, stored, identity.DemotedRecord{Hosts: hosts})
 }
 
 // keysInUse returns the keys that a voter has and the mesh needs, by this host's copy: the pins
 // of the CAs, sorted, while the CA is replaced also of the one before and the next one, and the
-// names of the keys for Secrets that may have encrypted something.
-func keysInUse(ctx context.Context, store identity.Store) (cas, secrets []string, err error) {
+// names of the keys for Secrets that may have encrypted something: only the active one, if
+// resealed says that all is encrypted with it.
+func keysInUse(ctx context.Context, store identity.Store, resealed func(stored raftstore.Record) bool) (cas, secrets []string, err error) {
 	rec, err := identity.ReadCARecord(ctx, store, localRead)
 	if err != nil {
 		return nil, nil, err
@@ -87,8 +109,12 @@ func keysInUse(ctx context.Context, store identity.Store) (cas, secrets []string
 		cas = append(cas, pin.String())
 	}
 	slices.Sort(cas)
-	keys, _, err := identity.ReadSecretKeys(ctx, store, localRead)
-	return slices.Compact(cas), keys.InUse(), err
+	keys, stored, err := identity.ReadSecretKeys(ctx, store, localRead)
+	secrets = keys.InUse()
+	if keys.Active != "" && resealed(stored) {
+		secrets = []string{keys.Active}
+	}
+	return slices.Compact(cas), secrets, err
 }
 
 // demotedView is what the leader knows when it decides about the record of demoted voters.

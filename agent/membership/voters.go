@@ -17,13 +17,22 @@ import (
 	"virtmesh/raftstore"
 )
 
+// readSettings returns the mesh's settings by this host's copy; nil if there is no MeshConfig.
+func readSettings(ctx context.Context, store *raftstore.Store) (*meshv1alpha1.MeshConfig, error) {
+	config, err := objects.Get[*meshv1alpha1.MeshConfig](ctx, objects.FromRaft(store, nil), objects.Key{Name: meshv1alpha1.Name}, localRead)
+	switch {
+	case apierrors.IsNotFound(err):
+		return nil, nil
+	case err != nil:
+		return nil, fmt.Errorf("read which hosts may vote: %w", err)
+	}
+	return config, nil
+}
+
 // readVoterLimit returns which hosts may vote, by this host's copy of the mesh's settings.
 func readVoterLimit(ctx context.Context, store *raftstore.Store) (raftstore.VoterLimit, error) {
-	config, err := objects.Get[*meshv1alpha1.MeshConfig](ctx, objects.FromRaft(store, nil), objects.Key{Name: meshv1alpha1.Name}, localRead)
-	if err != nil && !apierrors.IsNotFound(err) {
-		return raftstore.VoterLimit{}, fmt.Errorf("read which hosts may vote: %w", err)
-	}
-	return kinds.VoterLimit(config), nil
+	config, err := readSettings(ctx, store)
+	return kinds.VoterLimit(config), err
 }
 
 // voterLimit is readVoterLimit for the choice of voters, which does not wait: settings that
@@ -45,10 +54,11 @@ func (l *voterLimit) read(store *raftstore.Store) raftstore.VoterLimit {
 
 // addVoters tells which hosts may not vote, and which keys those of them have that voted.
 func (m *Member) addVoters(ctx context.Context, status *admin.Status) error {
-	limit, err := readVoterLimit(ctx, m.store)
+	settings, err := readSettings(ctx, m.store)
 	if err != nil {
 		return err
 	}
+	limit := kinds.VoterLimit(settings)
 	for i, member := range status.Members {
 		status.Members[i].MayNotVote = !limit.Allows(member.Name)
 	}
@@ -57,7 +67,7 @@ func (m *Member) addVoters(ctx context.Context, status *admin.Status) error {
 	if err != nil || len(rec.Hosts) == 0 {
 		return err
 	}
-	cas, secrets, err := keysInUse(ctx, m.store)
+	cas, secrets, err := keysInUse(ctx, m.store, m.resealed)
 	if err != nil {
 		return err
 	}
@@ -69,7 +79,7 @@ func (m *Member) addVoters(ctx context.Context, status *admin.Status) error {
 		}
 		status.Demoted = append(status.Demoted, demoted)
 		if !slices.Contains(m.store.Voters(), host.Host) {
-			status.Warnings = append(status.Warnings, demotedWarning(demoted))
+			status.Warnings = append(status.Warnings, demotedWarning(demoted, m.whyKeysStay(ctx, settings, demoted)))
 		}
 	}
 	return nil
@@ -109,8 +119,23 @@ func unknownHosts(names []string, members []admin.Member) []string {
 	})
 }
 
-// demotedWarning says which keys a host has that votes no more, and what replaces them.
-func demotedWarning(d admin.DemotedVoter) string {
+// whyKeysStay says why the mesh does not replace by itself what a host has had that may not vote
+// any more; empty if it does.
+func (m *Member) whyKeysStay(ctx context.Context, settings *meshv1alpha1.MeshConfig, d admin.DemotedVoter) string {
+	switch level := m.store.FeatureLevel(); {
+	case level < replacesKeysFrom:
+		return fmt.Sprintf("the mesh replaces them by itself from feature level %d on, and is at %d", replacesKeysFrom, level)
+	case kinds.KeepsKeys(settings):
+		return "spec.voters.keepKeys of the MeshConfig keeps them"
+	case d.CAKey:
+		return m.whyCAStays(ctx)
+	}
+	return ""
+}
+
+// demotedWarning says which keys a host has that votes no more, and what replaces them: the mesh
+// by itself, or commands, if stay says why it does not.
+func demotedWarning(d admin.DemotedVoter, stay string) string {
 	var keys, commands []string
 	if d.CAKey {
 		keys, commands = append(keys, "the key of the mesh's CA"), append(commands, "'virtmesh ca rotate'")
@@ -118,5 +143,10 @@ func demotedWarning(d admin.DemotedVoter) string {
 	if len(d.SecretKeys) > 0 {
 		keys, commands = append(keys, "the key for Secrets"), append(commands, "'virtmesh secrets rotate-key'")
 	}
-	return fmt.Sprintf("%s may not vote any more, and has had %s: %s replaces what it may have kept", d.Host, strings.Join(keys, " and "), strings.Join(commands, " and "))
+	begin := fmt.Sprintf("%s may not vote any more, and has had %s", d.Host, strings.Join(keys, " and "))
+	replace := strings.Join(commands, " and ")
+	if stay == "" {
+		return fmt.Sprintf("%s: from %s on the mesh replaces what it may have kept; at once does %s", begin, d.Since.Add(demotedGrace).UTC().Format("15:04 UTC"), replace)
+	}
+	return fmt.Sprintf("%s: %s replaces what it may have kept (%s)", begin, replace, stay)
 }

@@ -42318,7 +42318,7 @@ func schema_virtmesh_agent_kinds_meshv1alpha1_Voters(ref common.ReferenceCallbac
 							},
 						},
 						SchemaProps: spec.SchemaProps{
-							Description: "Exclude names hosts that may not vote. A host that is named here and has voted keeps what it knows: replace the keys (\"virtmesh status\" says which).",
+							Description: "Exclude names hosts that may not vote. A host that has voted and may not any more could have kept the keys of the mesh; from feature level 6 on the mesh replaces them an hour later (\"virtmesh status\" says which and when).",
 							Type:        []string{"array"},
 							Items: &spec.SchemaOrArray{
 								Schema: &spec.Schema{
@@ -42328,6 +42328,13 @@ func schema_virtmesh_agent_kinds_meshv1alpha1_Voters(ref common.ReferenceCallbac
 									},
 								},
 							},
+						},
+					},
+					"keepKeys": {
+						SchemaProps: spec.SchemaProps{
+							Description: "KeepKeys leaves the keys as they are that hosts have had that may not vote any more. It needs feature level 6.",
+							Type:        []string{"boolean"},
+							Format:      "",
 						},
 					},
 				},

@@ -94,11 +94,16 @@ type Voters struct {
 	// +optional
 	// +listType=set
 	Hosts []string `json:"hosts,omitempty"`
-	// Exclude names hosts that may not vote. A host that is named here and has voted keeps
-	// what it knows: replace the keys ("virtmesh status" says which).
+	// Exclude names hosts that may not vote. A host that has voted and may not any more could
+	// have kept the keys of the mesh; from feature level 6 on the mesh replaces them an hour
+	// later ("virtmesh status" says which and when).
 	// +optional
 	// +listType=set
 	Exclude []string `json:"exclude,omitempty"`
+	// KeepKeys leaves the keys as they are that hosts have had that may not vote any more. It
+	// needs feature level 6.
+	// +optional
+	KeepKeys bool `json:"keepKeys,omitempty"`
 }
 
 // FeatureLevelPolicy says who raises the mesh's feature level.
