@@ -19,19 +19,20 @@ import (
 )
 
 // ballast is files that take room on the disk of the log, so that there is some when
-// others, such as guests, have filled the disk. Each is a little larger than a file of the
-// log, and becomes one when the log finds no room for the next (walFS.Create): the room is
+// others, such as guests, have filled the disk. Each has the size of a file of the log, and
+// room behind its end, where the library writes the end of a file that is full (endRoom). It
+// becomes a file of the log when there is no room for the next (walFS.Create): the room is
 // never free in between, so nobody else gets it. If a write needs room for something else,
-// such as the end of a file, which the library writes beyond its size, one is removed: so
-// a file of the log may cost two. They are made anew when the disk has room again.
+// one is removed, and others may be faster to take its room. They are made anew when the disk
+// has room again.
 //
 // It does not help where a file's room cannot be set aside: on NFS before 4.2 there is no
 // ballast then. ZFS says that it has done so, and has not.
 type ballast struct {
-	dir    string
-	piece  int64 // bytes of a file
-	pieces int
-	log    *slog.Logger
+	dir     string
+	segment int64 // bytes of a file
+	pieces  int
+	log     *slog.Logger
 
 	mu   sync.Mutex
 	have []string // the paths of the files
@@ -41,9 +42,10 @@ type ballast struct {
 const (
 	// ballastInterval is how often it is looked whether there is room for ballast.
 	ballastInterval = 30 * time.Second
-	// ballastMargin is by how much a file of ballast is larger than one of the log: a file
-	// takes room in directories and lists, too.
-	ballastMargin = 1 << 20
+	// endRoom is the room behind the end of a file of the log. The library goes on to the next
+	// file once one is full: the writes that went beyond its size, and the index of the file,
+	// are behind its end.
+	endRoom = 1 << 20
 	// ballastSpare is how many times the missing ballast the free room must be before ballast
 	// is made, so that it does not itself fill the disk.
 	ballastSpare = 4
@@ -53,7 +55,7 @@ const (
 // with room for a file of the log of segment bytes. With no pieces it removes what is
 // there.
 func openBallast(dir string, pieces, segment int, log *slog.Logger) (*ballast, error) {
-	b := &ballast{dir: dir, pieces: pieces, piece: int64(segment) + ballastMargin, log: log}
+	b := &ballast{dir: dir, pieces: pieces, segment: int64(segment), log: log}
 	entries, err := os.ReadDir(dir)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("look for the ballast: %w", err)
@@ -61,7 +63,8 @@ func openBallast(dir string, pieces, segment int, log *slog.Logger) (*ballast, e
 	for _, entry := range entries {
 		path := filepath.Join(dir, entry.Name())
 		info, err := entry.Info()
-		if err == nil && info.Size() == b.piece && len(b.have) < pieces {
+		// An earlier version made files whose size was that of the room.
+		if err == nil && (info.Size() == b.segment || info.Size() == b.piece()) && len(b.have) < pieces {
 			b.have = append(b.have, path)
 			continue
 		}
@@ -69,6 +72,9 @@ func openBallast(dir string, pieces, segment int, log *slog.Logger) (*ballast, e
 	}
 	return b, nil
 }
+
+// piece returns the room that a file takes, in bytes.
+func (b *ballast) piece() int64 { return b.segment + endRoom }
 
 // refill makes the files that are missing, if the disk has plenty of room.
 func (b *ballast) refill() error {
@@ -85,7 +91,7 @@ func (b *ballast) refill() error {
 	if err := unix.Statfs(b.dir, &st); err != nil {
 		return fmt.Errorf("make ballast: %w", err)
 	}
-	if int64(st.Bavail)*st.Bsize < ballastSpare*int64(missing)*b.piece {
+	if int64(st.Bavail)*st.Bsize < ballastSpare*int64(missing)*b.piece() {
 		return nil
 	}
 	for i := 0; len(b.have) < b.pieces; i++ {
@@ -93,7 +99,7 @@ func (b *ballast) refill() error {
 		if slices.Contains(b.have, path) {
 			continue
 		}
-		if err := allocate(path, b.piece); errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.ENOSYS) {
+		if err := allocate(path, b.segment); errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.ENOSYS) {
 			b.off = true
 			b.log.Info("the disk cannot set room aside for the log", "dir", b.dir)
 			return nil
@@ -102,11 +108,12 @@ func (b *ballast) refill() error {
 		}
 		b.have = append(b.have, path)
 	}
-	b.log.Info("room is set aside for the log", "dir", b.dir, "bytes", int64(b.pieces)*b.piece)
+	b.log.Info("room is set aside for the log", "dir", b.dir, "bytes", int64(b.pieces)*b.piece())
 	return nil
 }
 
-// allocate makes a file that takes so many bytes on the disk. On an error there is none.
+// allocate makes a file of so many bytes, which takes endRoom more on the disk. On an error there
+// is none.
 func allocate(path string, bytes int64) (err error) {
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
 	if err != nil {
@@ -117,7 +124,25 @@ func allocate(path string, bytes int64) (err error) {
 			_ = os.Remove(path)
 		}
 	}()
+	// The size comes last: a file that has it is complete.
+	if err := setRoomAside(f, unix.FALLOC_FL_KEEP_SIZE, bytes+endRoom); err != nil {
+		return err
+	}
 	return setRoomAside(f, 0, bytes)
+}
+
+// setEndAside sets aside the room behind the end of a file of the log of size bytes. It does
+// what it can: without that room, ballast is given up when the file is full.
+func (b *ballast) setEndAside(path string, size int64) {
+	if b == nil {
+		return
+	}
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	if err != nil {
+		return
+	}
+	defer f.Close()
+	_ = setRoomAside(f, unix.FALLOC_FL_KEEP_SIZE, size+endRoom)
 }
 
 // setRoomAside is fallocate(2), which a signal to the process may interrupt.
@@ -162,7 +187,7 @@ func allocateMeta(dir string) {
 // become makes a file of ballast the file at path, of size bytes, which must not exist. It
 // reports whether there was one that is large enough.
 func (b *ballast) become(path string, size int64) (bool, error) {
-	if b == nil || size > b.piece {
+	if b == nil || size > b.segment {
 		return false, nil
 	}
 	b.mu.Lock()
@@ -172,7 +197,10 @@ func (b *ballast) become(path string, size int64) (bool, error) {
 	}
 	piece := b.have[len(b.have)-1]
 	b.have = b.have[:len(b.have)-1]
-	err := os.Truncate(piece, size)
+	info, err := os.Stat(piece)
+	if err == nil && info.Size() != size { // which frees the room behind the end
+		err = os.Truncate(piece, size)
+	}
 	if err == nil {
 		err = os.Rename(piece, path)
 	}
@@ -199,7 +227,7 @@ func (b *ballast) bytes() int64 {
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return int64(len(b.have)) * b.piece
+	return int64(len(b.have)) * b.piece()
 }
 
 // withRoom calls write, and again each time that it fails for lack of room and ballast was

@@ -39,6 +39,9 @@ func (v walFS) Create(dir, name string, size uint64) (types.WritableFile, error)
 			return v.OpenWriter(dir, name)
 		}
 	}
+	if err == nil {
+		v.ballast.setEndAside(filepath.Join(dir, name), int64(size))
+	}
 	return newWALFile(f, err)
 }
 
