@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"virtmesh/agent/api"
+	"virtmesh/agent/api/audit"
 	"virtmesh/agent/heap"
 	"virtmesh/agent/host"
 	"virtmesh/agent/membership"
@@ -50,6 +51,7 @@ type Agent struct {
 	host   *host.Host
 	router *guests.Router
 	loops  []stewards.Loop
+	audit  *audit.Log
 	api    *api.Server
 	http   port.HTTPServers
 
@@ -72,7 +74,7 @@ func New(ctx context.Context, config Config, options Options) (_ *Agent, err err
 		return nil, part("count writes", err)
 	}
 	for _, step := range []func(context.Context) error{
-		a.joinMesh, a.openView, a.openHost, a.openRouter, a.addLoops, a.serveHosts, a.openAPI, a.serveUsers,
+		a.joinMesh, a.openView, a.openHost, a.openRouter, a.addLoops, a.serveHosts, a.openAudit, a.openAPI, a.serveUsers,
 	} {
 		if err := step(ctx); err != nil {
 			return nil, err

@@ -8,6 +8,7 @@ import (
 
 	"sigs.k8s.io/yaml"
 
+	"virtmesh/agent/api/audit"
 	"virtmesh/agent/host"
 	"virtmesh/agent/membership"
 	"virtmesh/storage/durable"
@@ -32,6 +33,8 @@ type Config struct {
 	// Labels are put on the host's Node object.
 	Labels map[string]string `json:"labels,omitempty"`
 	HostConfig
+	// Audit says what is written down of who did what through this host's APIs.
+	Audit audit.Config `json:"audit,omitzero"`
 }
 
 // DefaultConfig is the configuration of a host that lacks a name and an address.
@@ -69,7 +72,7 @@ func LoadConfig(path string) (Config, error) {
 
 // Validate returns an error that names every setting that is not valid.
 func (c Config) Validate() error {
-	return errors.Join(c.MembershipConfig.Validate(), c.HostConfig.Validate())
+	return errors.Join(c.MembershipConfig.Validate(), c.HostConfig.Validate(), c.Audit.Validate())
 }
 
 // SalvageConfig returns what can be taken from a configuration file that LoadConfig refuses, for

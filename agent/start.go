@@ -14,6 +14,7 @@ import (
 
 	"virtmesh/agent/api"
 	"virtmesh/agent/api/access"
+	"virtmesh/agent/api/audit"
 	"virtmesh/agent/api/tokens"
 	"virtmesh/agent/claims"
 	"virtmesh/agent/host"
@@ -165,6 +166,15 @@ func (a *Agent) serveHosts(context.Context) error {
 	return nil
 }
 
+// openAudit begins to write down who does what through this host's APIs.
+func (a *Agent) openAudit(context.Context) (err error) {
+	if a.audit, err = audit.Open(a.config.Audit, a.config.StateDir); err != nil {
+		return part("open the audit log", err)
+	}
+	a.onStop(func(context.Context) { _ = a.audit.Close() })
+	return nil
+}
+
 // openAPI makes the Kubernetes API.
 func (a *Agent) openAPI(context.Context) (err error) {
 	cfg := api.DefaultConfig()
@@ -172,7 +182,7 @@ func (a *Agent) openAPI(context.Context) (err error) {
 	cfg.Defaults = roster.Defaults(a.view.cache)
 	cfg.ClientCAs = func() *x509.CertPool { return a.member.Admission().ClientCAs(a.member.Identity().Roots()) }
 	cfg.Tokens = tokens.Config{Signer: a.member, Store: a.view.store}
-	cfg.Logger, cfg.Metrics = a.log.With("part", "api"), a.metrics
+	cfg.Logger, cfg.Metrics, cfg.Audit = a.log.With("part", "api"), a.metrics, a.audit
 	roles := access.New(access.Config{Cache: a.view.cache, Level: a.view.replica.FeatureLevel})
 	cfg.Authorizer = roles
 	cfg.Ready = map[string]func(context.Context) error{"store": a.storeReady, "roles": rolesReady(roles)}
@@ -225,15 +235,15 @@ func (a *Agent) serveUsers(context.Context) error {
 	if err != nil {
 		return part("serve the API", err)
 	}
-	users := port.JudgeClients(a.member.Admission().Judge, admin.Beside(meet(admin.NewHandler(mesh, port.FromAdministrator)), kubernetes))
+	users := port.JudgeClients(a.member.Admission().Judge, admin.Beside(a.audit.Record(port.FromAdministrator, meet(admin.NewHandler(mesh, port.FromAdministrator))), kubernetes))
 	a.http.Add(listener, users)
 	a.http.AddStrangers(strangers, users, a.api.RecognisesToken)
 
 	if listener, err = admin.OpenSocket(a.config.Socket()); err != nil {
 		return err
 	}
-	root := meet(admin.NewHandler(mesh, admin.AsRoot))
-	a.http.Add(listener, admin.WithBackup(a.member, admin.WithKeyring(a.member, admin.Beside(root, local))))
+	root := admin.WithBackup(a.member, admin.WithKeyring(a.member, meet(admin.NewHandler(mesh, admin.AsRoot))))
+	a.http.Add(listener, admin.Beside(a.audit.Record(admin.AsRoot, root), local))
 
 	if a.config.MetricsListen == "" {
 		return nil

@@ -12,6 +12,7 @@ import (
 	utilversion "k8s.io/apimachinery/pkg/util/version"
 
 	"virtmesh/agent/api/access"
+	"virtmesh/agent/api/audit"
 	"virtmesh/agent/api/store"
 	"virtmesh/agent/api/tokens"
 	"virtmesh/agent/port/guests"
@@ -37,6 +38,8 @@ type Config struct {
 	// Metrics is served at /metrics together with the server's own metrics; nil adds
 	// nothing.
 	Metrics prometheus.Gatherer
+	// Audit writes down who did what; nil writes nothing.
+	Audit *audit.Log
 	// Ready holds further checks of /readyz, by name.
 	Ready map[string]func(context.Context) error
 

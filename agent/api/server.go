@@ -21,6 +21,7 @@ import (
 	kubevirtv1 "kubevirt.io/api/core/v1"
 
 	"virtmesh/agent/api/access"
+	"virtmesh/agent/api/audit"
 	"virtmesh/agent/api/registry"
 	"virtmesh/agent/api/reviews"
 	"virtmesh/agent/api/store"
@@ -105,6 +106,7 @@ func (s *Server) genericConfig(t *types, options *restOptions) *genericapiserver
 	c.MaxRequestBodyBytes = maxBody
 	c.RequestInfoResolver = subresources.Resolver{RequestInfoResolver: genericapiserver.NewRequestInfoResolver(c)}
 	c.LongRunningFunc = genericfilters.BasicLongRunningRequestCheck(sets.NewString("watch"), sets.NewString(subresources.Streams()...))
+	c.AuditBackend, c.AuditPolicyRuleEvaluator = s.config.Audit.Backend(), s.config.Audit.Rules()
 	c.EnableProfiling = false
 	c.EnableMetrics = false // served together with the agent's own
 	c.StorageObjectCountTracker = nil
@@ -130,7 +132,7 @@ func (s *Server) admission(rights judge) []admission.Interface {
 // handlerChain wraps the library's filters around the API, and adds the paths that are
 // not resources.
 func (s *Server) handlerChain(api http.Handler, c *genericapiserver.Config) http.Handler {
-	chain := genericapiserver.DefaultBuildHandlerChain(checkPatches(s.extraPaths(api), c.Serializer), c)
+	chain := audit.BoundIDs(genericapiserver.DefaultBuildHandlerChain(checkPatches(s.extraPaths(api), c.Serializer), c))
 	if s.tokens == nil {
 		return s.drain.filter(chain, nil, c)
 	}
