@@ -6,7 +6,9 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
+	"strings"
 	"time"
 
 	"github.com/urfave/cli/v2"
@@ -46,8 +48,12 @@ func certList(c *cli.Context) error {
 	}
 	wide := c.String("output") == "wide"
 	rows := make([][]string, 0, len(list.Certificates))
+	unreadable := 0
 	for _, cert := range list.Certificates {
 		rows = append(rows, certificateRow(cert, wide))
+		if cert.Unreadable != "" {
+			unreadable++
+		}
 	}
 	header := []string{"USER", "STATE", "EXPIRES", "HASH", "KIND"}
 	if wide {
@@ -55,6 +61,9 @@ func certList(c *cli.Context) error {
 	}
 	if err := printColumns(c.App.Writer, header, rows); err != nil {
 		return err
+	}
+	if unreadable > 0 {
+		fmt.Fprintf(c.App.ErrWriter, "Records that cannot be read: %d. Hosts of this version refuse these certificates; nobody knows whose they are. 'virtmesh cert revoke HASH' ends one for good.\n", unreadable)
 	}
 	if list.UnlistedAccepted {
 		fmt.Fprintln(c.App.ErrWriter, "Certificates that are not in this list are valid too: earlier versions signed them for a year. 'virtmesh cert revoke --unlisted --yes' ends them all.")
@@ -74,6 +83,15 @@ func certificateRow(cert admin.Certificate, wide bool) []string {
 		state = "expired"
 	}
 	hash, from, kind := cert.KeyHash, cert.RenewedFrom, "administrator"
+	if cert.Unreadable != "" {
+		row := make([]string, 10)
+		row[1], row[3] = "unreadable", hash
+		if !wide {
+			row = row[:5]
+			row[3] = hash[:min(len(hash), shortHash)]
+		}
+		return row
+	}
 	if cert.OfUser {
 		kind = "user"
 	}
@@ -113,18 +131,45 @@ func certRevoke(c *cli.Context) error {
 		if err != nil {
 			return err
 		}
-		for _, cert := range revoked {
-			if cert.Unlisted {
-				fmt.Fprintf(c.App.Writer, "no certificate with the key %s is listed; it is refused from now on\n", cert.KeyHash)
-				continue
-			}
-			fmt.Fprintf(c.App.Writer, "certificate %s of %s revoked\n", cert.KeyHash[:min(len(cert.KeyHash), shortHash)], cert.User)
-		}
-		if len(revoked) == 0 {
-			fmt.Fprintf(c.App.Writer, "%s: revoked already\n", which)
+		tellRevoked(c.App.Writer, which, revoked)
+	}
+	return checkUnreadable(c, conn)
+}
+
+// tellRevoked says which certificates were revoked.
+func tellRevoked(out io.Writer, which string, revoked []admin.Certificate) {
+	for _, cert := range revoked {
+		switch {
+		case cert.Unreadable != "":
+			fmt.Fprintf(out, "certificate %s revoked; its record could not be read, and is replaced\n", cert.KeyHash[:min(len(cert.KeyHash), shortHash)])
+		case cert.Unlisted:
+			fmt.Fprintf(out, "no certificate with the key %s is listed; it is refused from now on\n", cert.KeyHash)
+		default:
+			fmt.Fprintf(out, "certificate %s of %s revoked\n", cert.KeyHash[:min(len(cert.KeyHash), shortHash)], cert.User)
 		}
 	}
-	return nil
+	if len(revoked) == 0 {
+		fmt.Fprintf(out, "%s: revoked already\n", which)
+	}
+}
+
+// checkUnreadable returns an error if there are certificates whose record cannot be read: they may be
+// of a person whose certificates were to end, and another version of the program may read them.
+func checkUnreadable(c *cli.Context, conn *connection) error {
+	var list admin.Certificates
+	if err := conn.mesh(c.Context, http.MethodGet, certificatesPath, nil, &list); err != nil {
+		return fmt.Errorf("revoked as said; whether there are certificates whose record cannot be read is not known: %w", err)
+	}
+	var hashes []string
+	for _, cert := range list.Certificates {
+		if cert.Unreadable != "" {
+			hashes = append(hashes, cert.KeyHash[:min(len(cert.KeyHash), shortHash)])
+		}
+	}
+	if len(hashes) == 0 {
+		return nil
+	}
+	return fmt.Errorf("revoked as said; whose the certificates %s are is not known, since their records cannot be read: if hosts of another version can, they may go on to take them; 'virtmesh cert revoke HASH' ends one", strings.Join(hashes, ", "))
 }
 
 // warnOfEndedCertificate says that the certificate of a kubeconfig has ended, by this machine's

@@ -5,6 +5,7 @@ import (
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/x509"
+	"crypto/x509/pkix"
 	"encoding/pem"
 	"math/big"
 	"net/http/httptest"
@@ -54,11 +55,17 @@ func TestKubeconfigWithAnEndedCertificate(t *testing.T) {
 // newCertificate returns a certificate that ends when so much time is left, PEM, and its key.
 func newCertificate(t *testing.T, left time.Duration) (*ecdsa.PrivateKey, []byte) {
 	t.Helper()
+	return newCertificateOf(t, left, pkix.Name{})
+}
+
+// newCertificateOf is newCertificate for somebody.
+func newCertificateOf(t *testing.T, left time.Duration, subject pkix.Name) (*ecdsa.PrivateKey, []byte) {
+	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		t.Fatal(err)
 	}
-	template := &x509.Certificate{SerialNumber: big.NewInt(1), NotBefore: time.Now().Add(-2 * time.Hour), NotAfter: time.Now().Add(left)}
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: subject, NotBefore: time.Now().Add(-2 * time.Hour), NotAfter: time.Now().Add(left)}
 	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
 	if err != nil {
 		t.Fatal(err)
@@ -92,5 +99,21 @@ func TestCertificateThatEndsAtAnotherTime(t *testing.T) {
 		if strings.Contains(stderr, "asked for were") != c.warned || strings.Contains(stderr, "runs an earlier version") != c.earlier {
 			t.Errorf("%s: %q", name, stderr)
 		}
+	}
+}
+
+// TestCertificatesThatCannotBeRead: one spoilt record hides no other, and a revocation by name says
+// that it may not have been all.
+func TestCertificatesThatCannotBeRead(t *testing.T) {
+	connection := serve(t, &fakeMesh{unreadable: true})
+	for _, wide := range [][]string{nil, {"-o", "wide"}} {
+		code, stdout, stderr := run(t, append(append(connection, "cert", "ls"), wide...)...)
+		if code != 0 || !strings.Contains(lineWith(stdout, "0d0d0d0d"), "unreadable") || !strings.Contains(stderr, "cannot be read: 1") || !strings.Contains(stderr, "virtmesh cert revoke HASH") {
+			t.Errorf("cert ls %s: %d\n%s%s", wide, code, stdout, stderr)
+		}
+	}
+	code, stdout, stderr := run(t, append(connection, "cert", "revoke", "alice")...)
+	if code != 1 || !strings.Contains(stdout, "of alice revoked") || !strings.Contains(stderr, "0d0d0d0d0d0d0d0d") || !strings.Contains(stderr, "virtmesh cert revoke HASH") {
+		t.Errorf("cert revoke: %d\n%s%s", code, stdout, stderr)
 	}
 }

@@ -26,6 +26,8 @@ type fakeMesh struct {
 	users       map[string]admin.User
 	userRequest admin.UserRequest
 	userErr     error
+	// unreadable says that the only certificate is one whose record cannot be read.
+	unreadable bool
 	// unlistedBy is who refused certificates that are not listed.
 	unlistedBy string
 	// removedByForce is the force of the last removal.
@@ -102,6 +104,9 @@ func (m *fakeMesh) IssueCredentials(_ context.Context, r admin.CredentialsReques
 
 func (m *fakeMesh) ListCertificates(context.Context) (*admin.Certificates, error) {
 	at := time.Now()
+	if m.unreadable {
+		return &admin.Certificates{Certificates: []admin.Certificate{{KeyHash: strings.Repeat("0d", 32), Unreadable: "it is spoilt"}}}, nil
+	}
 	return &admin.Certificates{UnlistedAccepted: m.unlistedBy == "", Certificates: []admin.Certificate{
 		{KeyHash: strings.Repeat("0a", 32), User: "alice", Host: "host1", Issued: at, Expires: at.Add(time.Hour)},
 		{KeyHash: strings.Repeat("0b", 32), User: "bob", Issued: at, Expires: at.Add(-time.Hour)},

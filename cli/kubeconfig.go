@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/urfave/cli/v2"
@@ -57,6 +58,9 @@ func kubeconfig(c *cli.Context) error {
 	if err := conn.mesh(c.Context, http.MethodPost, admin.CredentialsPath, request, &issued); err != nil {
 		return err
 	}
+	if err := refuseAdministrators(request, conn, issued); err != nil {
+		return err
+	}
 	warnOfOtherEnd(c, issued)
 	server := issued.Server
 	if c.String("server") != "" {
@@ -86,6 +90,36 @@ func kubeconfig(c *cli.Context) error {
 	}
 	fmt.Fprintf(c.App.ErrWriter, "wrote %s, of %s, valid until %s\n", path, of, issued.Expires.Local().Format(time.DateTime))
 	return nil
+}
+
+// refuseAdministrators returns an error if a certificate was asked for a user, and is an
+// administrator's: a host of an earlier version makes no others. The private key ends with this
+// process. An administrator may name himself.
+func refuseAdministrators(asked admin.CredentialsRequest, conn *connection, issued admin.Credentials) error {
+	if asked.User == "" || asked.User == identity.AdminName || asked.Administrator || issued.OfUser {
+		return nil
+	}
+	if own := certificateIn(conn.rest.CertData); own != nil && own.Subject.CommonName == asked.User {
+		return nil
+	}
+	cert := certificateIn([]byte(issued.Certificate))
+	if cert != nil && !slices.Contains(cert.Subject.Organization, identity.AdminOrganization) {
+		return nil
+	}
+	return fmt.Errorf("the host that answered makes certificates of administrators only, and the one for %s is thrown away; install this version on the host and raise the mesh's level ('virtmesh level'), or make an administrator's with --admin", asked.User)
+}
+
+// certificateIn returns the first certificate in PEM; nil if there is none.
+func certificateIn(data []byte) *x509.Certificate {
+	block, _ := pem.Decode(data)
+	if block == nil {
+		return nil
+	}
+	cert, err := x509.ParseCertificate(block.Bytes)
+	if err != nil {
+		return nil
+	}
+	return cert
 }
 
 // checkKubeconfigOutput finds out, before the mesh is asked for a certificate, whether the

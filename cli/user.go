@@ -43,6 +43,8 @@ type addedUser struct {
 	admin.UserChange
 	// Binding gives the user the role that was asked for.
 	Binding *userBinding `json:"binding,omitempty"`
+	// NamedBefore are the bindings that named a user of that name before he was added.
+	NamedBefore []userBinding `json:"namedBefore,omitempty"`
 }
 
 func userAdd(c *cli.Context) error {
@@ -72,17 +74,31 @@ func userAdd(c *cli.Context) error {
 	if err := conn.mesh(c.Context, http.MethodPost, admin.UsersPath, request, &added.UserChange); err != nil {
 		return err
 	}
+	if added.Created {
+		if added.NamedBefore, err = bindings.namingBefore(c.Context, name, wanted); err != nil {
+			return fault.New(fault.CodeOf(err), "the user %s is added, and bindings from before may name him: %s", name, explain(err)).
+				WithRemedy("'virtmesh user ls' shows what roles he has; then repeat the command")
+		}
+	}
 	bound := false
 	if wanted != nil {
 		if bound, err = bindings.create(c.Context, name, *wanted); err != nil {
 			return fault.New(fault.CodeOf(err), "the user %s is there, and without the role: %s", name, explain(err))
 		}
 	}
+	warnNamedBefore(c, added)
 	if printed, err := printValue(c, added); printed {
 		return err
 	}
 	tellUserAdded(c, added, bound)
 	return nil
+}
+
+// warnNamedBefore says what a user has that nobody has just given him.
+func warnNamedBefore(c *cli.Context, added addedUser) {
+	for _, b := range added.NamedBefore {
+		fmt.Fprintf(c.App.ErrWriter, "%s was there before and names %s: he has the %s; delete it if he shall not\n", b, added.User.Name, b.grants())
+	}
 }
 
 // tellUserAdded says what 'user add' has changed, and how the user gets in.
@@ -222,7 +238,15 @@ func userList(c *cli.Context) error {
 	for _, user := range list {
 		rows = append(rows, userRow(user, wide))
 	}
-	return printColumns(c.App.Writer, header, rows)
+	if err := printColumns(c.App.Writer, header, rows); err != nil {
+		return err
+	}
+	for _, user := range list {
+		if user.Unreadable != "" {
+			fmt.Fprintf(c.App.ErrWriter, "The record of the user %s cannot be read (%s). Hosts of this version refuse his certificates; 'virtmesh user rm %s' removes him.\n", user.Name, user.Unreadable, user.Name)
+		}
+	}
+	return nil
 }
 
 func userRow(user listedUser, wide bool) []string {
@@ -239,6 +263,13 @@ func userRow(user listedUser, wide bool) []string {
 	var roles, names []string
 	for _, b := range user.Bindings {
 		roles, names = append(roles, b.role()), append(names, b.String())
+	}
+	if user.Unreadable != "" {
+		row := []string{user.Name, "(unreadable)", "", "", strings.Join(roles, ", "), strings.Join(names, ", "), "", ""}
+		if !wide {
+			row = row[:5]
+		}
+		return row
 	}
 	row := []string{user.Name, strings.Join(user.Groups, ", "), strconv.Itoa(len(user.Certificates)), last, strings.Join(roles, ", ")}
 	if wide {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 
 	rbacv1 "k8s.io/api/rbac/v1"
@@ -221,6 +222,15 @@ func (b *bindings) byUser(ctx context.Context) (map[string][]userBinding, error)
 func (b *bindings) naming(ctx context.Context, user string) ([]userBinding, error) {
 	byUser, err := b.byUser(ctx)
 	return byUser[user], err
+}
+
+// namingBefore returns the bindings that name a user who was just added, without the one that he is
+// about to get: those from before, of which whoever adds him may not know.
+func (b *bindings) namingBefore(ctx context.Context, user string, wanted *userBinding) ([]userBinding, error) {
+	named, err := b.naming(ctx, user)
+	return slices.DeleteFunc(named, func(one userBinding) bool {
+		return wanted != nil && one.Namespace == wanted.Namespace && one.Name == wanted.Name
+	}), err
 }
 
 // removeOwn removes those bindings of a user that 'user add' made and that are as it made them,

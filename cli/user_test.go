@@ -1,9 +1,11 @@
 package cli
 
 import (
+	"crypto/x509/pkix"
 	"encoding/json"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -16,6 +18,7 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"virtmesh/agent/fault"
+	"virtmesh/agent/identity"
 	"virtmesh/agent/level"
 	"virtmesh/agent/port/admin"
 )
@@ -209,6 +212,58 @@ func TestUserRemoveAndList(t *testing.T) {
 	add("clusterrolebindings", "virtmesh:user:alice:clusterrole:view", "view", "alice")
 	if code, stdout, stderr := run(t, append(connection, "user", "rm", "alice", "-o", "json")...); code != 0 || !strings.Contains(stdout, `"removedBindings"`) || !strings.Contains(stdout, `"leftBindings"`) {
 		t.Errorf("rm of what is left: %d\n%s%s", code, stdout, stderr)
+	}
+}
+
+// TestUserAddTellsOfBindingsFromBefore: whoever adds a user learns what a user of that name has
+// already, such as one who was removed.
+func TestUserAddTellsOfBindingsFromBefore(t *testing.T) {
+	mesh := &fakeMesh{}
+	roles, connection := serveUsers(t, mesh)
+	roles.put("namespaces/shop/rolebindings", rbacv1.RoleBinding{ObjectMeta: metav1.ObjectMeta{Name: "clerks"}, RoleRef: rbacv1.RoleRef{Kind: "Role", Name: "clerk"},
+		Subjects: []rbacv1.Subject{{Kind: "User", APIGroup: rbacv1.GroupName, Name: "alice"}}})
+	for _, test := range []struct {
+		args string
+		told bool
+	}{
+		{"user add alice --cluster-role view", true},
+		{"user add alice --cluster-role view", false}, // he is there, and 'user ls' says it
+		{"user rm alice", false},
+		{"user add alice -o json", true},
+		{"user add bob", false},
+	} {
+		code, stdout, stderr := run(t, append(connection, strings.Fields(test.args)...)...)
+		told := strings.Contains(stderr, "RoleBinding shop/clerks was there before and names alice: he has the Role clerk in the namespace shop")
+		if code != 0 || told != test.told || strings.Contains(stderr, "clusterrole:view was there") || strings.HasSuffix(test.args, "json") != strings.Contains(stdout, `"namedBefore"`) {
+			t.Errorf("%s: %d\n%s%s", test.args, code, stdout, stderr)
+		}
+	}
+}
+
+// TestUserThatCannotBeRead: a spoilt record is shown, and hides no other.
+func TestUserThatCannotBeRead(t *testing.T) {
+	mesh := &fakeMesh{users: map[string]admin.User{"alice": {Name: "alice", Groups: []string{"dev"}}, "bob": {Name: "bob", Unreadable: "it is spoilt"}}}
+	_, connection := serveUsers(t, mesh)
+	for _, wide := range [][]string{nil, {"-o", "wide"}} {
+		code, stdout, stderr := run(t, append(append(connection, "user", "ls"), wide...)...)
+		if code != 0 || !strings.Contains(lineWith(stdout, "bob"), "(unreadable)") || !strings.Contains(lineWith(stdout, "alice"), "dev") || !strings.Contains(stderr, "it is spoilt") || !strings.Contains(stderr, "virtmesh user rm bob") {
+			t.Errorf("user ls %s: %d\n%s%s", wide, code, stdout, stderr)
+		}
+	}
+}
+
+// TestNoAdministratorForAUser: a host of an earlier version makes administrators of all; what it
+// gives for a user is not handed out.
+func TestNoAdministratorForAUser(t *testing.T) {
+	for args, refused := range map[string]bool{"--user alice": true, "--user alice --admin": false, "": false, "--user " + identity.AdminName: false} {
+		_, certificate := newCertificateOf(t, 8*time.Hour, pkix.Name{CommonName: "alice", Organization: []string{identity.AdminOrganization}})
+		connection := serve(t, &fakeMesh{issues: &admin.Credentials{User: "alice", Certificate: string(certificate)}})
+		out := t.TempDir() + "/k"
+		code, _, stderr := run(t, append(append(connection, "kubeconfig", "--output", out), strings.Fields(args)...)...)
+		_, err := os.Stat(out)
+		if refused != (code != 0) || refused != os.IsNotExist(err) || refused != strings.Contains(stderr, "makes certificates of administrators only") {
+			t.Errorf("%q: %d %s, the file: %v", args, code, stderr, err)
+		}
 	}
 }
 

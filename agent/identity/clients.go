@@ -81,6 +81,9 @@ type ClientRecord struct {
 	// Revoked is nil while the certificate may be used. As stored, it is set in the first
 	// record of a revoked chain; Clients.List sets it in the others too.
 	Revoked *Revocation `json:"revoked,omitempty"`
+	// Unreadable is why the record cannot be decoded; nil if it can. Nothing but KeyHash is
+	// known then, and hosts of this version refuse the certificate.
+	Unreadable error `json:"-"`
 }
 
 // chain returns the hash that all records of a chain have in common.
@@ -279,7 +282,7 @@ func (c *Clients) ListedOnly(ctx context.Context, opts raftstore.ReadOptions) (b
 }
 
 // List returns all records by the hashes of their keys, also those of certificates that have
-// ended within the last weeks.
+// ended within the last weeks, and those that are Unreadable.
 func (c *Clients) List(ctx context.Context) ([]ClientRecord, error) {
 	recs, _, err := c.list(ctx)
 	return recs, err
@@ -294,7 +297,7 @@ func (c *Clients) list(ctx context.Context) ([]ClientRecord, []raftstore.Record,
 	recs := make([]ClientRecord, len(res.Records))
 	for i, r := range res.Records {
 		if err := json.Unmarshal(r.Value, &recs[i]); err != nil {
-			return nil, nil, fmt.Errorf("list client certificates: %s: %w", r.Key, err)
+			recs[i] = ClientRecord{Unreadable: err} // and nothing of what was decoded before the error
 		}
 		recs[i].KeyHash = strings.TrimPrefix(r.Key, ClientsPrefix)
 	}
@@ -311,7 +314,7 @@ func (c *Clients) list(ctx context.Context) ([]ClientRecord, []raftstore.Record,
 }
 
 // Prune deletes the records of certificates that have ended long ago by this host's clock,
-// and returns how many.
+// and returns how many. It leaves alone those that it cannot read.
 func (c *Clients) Prune(ctx context.Context) (int, error) {
 	recs, stored, err := c.list(ctx)
 	if err != nil {
@@ -319,7 +322,7 @@ func (c *Clients) Prune(ctx context.Context) (int, error) {
 	}
 	pruned := 0
 	for i, rec := range recs {
-		if time.Now().Before(rec.forgotten()) {
+		if rec.Unreadable != nil || time.Now().Before(rec.forgotten()) {
 			continue
 		}
 		_, err := c.store.Commit(ctx, raftstore.Txn{

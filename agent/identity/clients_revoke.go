@@ -23,7 +23,9 @@ const revokedAtOnce = 256
 // or at least 8 digits of its beginning; and with each, its whole chain: what it was renewed
 // from, and what was or will be renewed from that. It returns those that it ended, and may have
 // ended some when it returns an error. A whole hash may be that of a certificate without a
-// record, in a mesh that takes such. Every host refuses them as soon as it has the change.
+// record, in a mesh that takes such. Whose a certificate is whose record is Unreadable nobody
+// knows: it is ended by its hash alone, and its record replaced. Every host refuses them as soon
+// as it has the change.
 func (c *Clients) Revoke(ctx context.Context, which, by string) ([]ClientRecord, error) {
 	for attempt := 1; ; attempt++ {
 		revoked, err := c.revokeChains(ctx, by, func(recs []ClientRecord) (map[string]bool, error) { return chooseChains(recs, which) })
@@ -72,8 +74,7 @@ func (c *Clients) revokeOnce(ctx context.Context, choose func([]ClientRecord) (m
 		if !rec.first() || !chosen[rec.KeyHash] || rec.Revoked != nil || len(txn.Ops) == revokedAtOnce {
 			continue
 		}
-		rec.Revoked = &mark
-		op, err := rewriteOp(stored[i], rec)
+		op, err := revocationOp(stored[i], rec, mark)
 		if err != nil {
 			return nil, false, err
 		}
@@ -89,11 +90,35 @@ func (c *Clients) revokeOnce(ctx context.Context, choose func([]ClientRecord) (m
 	}
 	for _, rec := range recs {
 		if marked[rec.chain()] && rec.Revoked == nil && (rec.first() || rec.Expires.After(mark.At)) {
+			if rec.Unreadable != nil {
+				why := rec.Unreadable
+				rec = unlistedRecord(rec.KeyHash, mark)
+				rec.Unreadable = why
+			}
 			rec.Revoked = &mark
 			revoked = append(revoked, rec)
 		}
 	}
 	return revoked, len(txn.Ops) == revokedAtOnce, nil
+}
+
+// revocationOp returns the op that marks a record as revoked. One that cannot be read is replaced
+// by that of a certificate of which no more is known than its key.
+func revocationOp(stored raftstore.Record, rec ClientRecord, mark Revocation) (raftstore.Op, error) {
+	if rec.Unreadable != nil {
+		return putOp(stored.Key, unlistedRecord(rec.KeyHash, mark))
+	}
+	rec.Revoked = &mark
+	return rewriteOp(stored, rec)
+}
+
+// unlistedRecord returns the record that keeps a certificate refused of which no more is known than
+// the hash of its key.
+func unlistedRecord(keyHash string, mark Revocation) ClientRecord {
+	return ClientRecord{
+		KeyHash: keyHash, User: "unlisted", Unlisted: true,
+		Issued: mark.At, FirstIssued: mark.At, Expires: mark.At.Add(unlistedLifetime), Revoked: &mark,
+	}
 }
 
 // revokeUnlisted revokes the certificate with a key of which there is no record.
@@ -105,10 +130,7 @@ func (c *Clients) revokeUnlisted(ctx context.Context, keyHash string, mark Revoc
 	if only {
 		return nil, noSuchClient(keyHash)
 	}
-	rec := ClientRecord{
-		KeyHash: keyHash, User: "unlisted", Unlisted: true,
-		Issued: mark.At, FirstIssued: mark.At, Expires: mark.At.Add(unlistedLifetime), Revoked: &mark,
-	}
+	rec := unlistedRecord(keyHash, mark)
 	op, err := putOp(clientKey(keyHash), rec)
 	if err != nil {
 		return nil, err

@@ -122,14 +122,35 @@ func expelledKey(host string) string { return ExpelledPrefix + host }
 
 func departedKey(id string) string { return DepartedPrefix + id }
 
-// readJSON reads a record into value and returns it as it is stored.
+// unreadableError says that a record is there and cannot be decoded: it is spoilt, or of a version
+// that writes it differently.
+type unreadableError struct {
+	key   string
+	cause error
+}
+
+// Error names the record.
+func (e *unreadableError) Error() string {
+	return fmt.Sprintf("the record %s cannot be read: %v", e.key, e.cause)
+}
+
+// Unwrap returns why.
+func (e *unreadableError) Unwrap() error { return e.cause }
+
+func isUnreadable(err error) bool {
+	var unreadable *unreadableError
+	return errors.As(err, &unreadable)
+}
+
+// readJSON reads a record into value and returns it as it is stored, also with an
+// unreadableError.
 func readJSON(ctx context.Context, s Store, key string, opts raftstore.ReadOptions, value any) (raftstore.Record, error) {
 	rec, _, err := s.Get(ctx, key, opts)
 	if err != nil {
 		return raftstore.Record{}, fmt.Errorf("read %s: %w", key, err)
 	}
 	if err := json.Unmarshal(rec.Value, value); err != nil {
-		return raftstore.Record{}, fmt.Errorf("read %s: %w", key, err)
+		return rec, &unreadableError{key, err}
 	}
 	return rec, nil
 }

@@ -45,6 +45,9 @@ type UserRecord struct {
 	Created time.Time `json:"created"`
 	// CreatedBy is the administrator who made the user; "root" for root on a host.
 	CreatedBy string `json:"createdBy,omitempty"`
+	// Unreadable is why the record cannot be decoded; nil if it can. Nothing but Name is known
+	// then, and hosts of this version refuse the certificates of the user.
+	Unreadable error `json:"-"`
 }
 
 // Validate returns a fault.Invalid for a name or a group that users cannot have.
@@ -88,7 +91,7 @@ func readUser(ctx context.Context, store Store, name string, opts raftstore.Read
 	return rec, stored, err
 }
 
-// List returns the users by name.
+// List returns the users by name, also those whose record is Unreadable.
 func (u *Users) List(ctx context.Context) ([]UserRecord, error) {
 	res, err := u.store.List(ctx, raftstore.ListRequest{Prefix: UsersPrefix})
 	if err != nil {
@@ -97,7 +100,7 @@ func (u *Users) List(ctx context.Context) ([]UserRecord, error) {
 	recs := make([]UserRecord, len(res.Records))
 	for i, r := range res.Records {
 		if err := json.Unmarshal(r.Value, &recs[i]); err != nil {
-			return nil, fmt.Errorf("list users: %s: %w", r.Key, err)
+			recs[i] = UserRecord{Unreadable: err} // and nothing of what was decoded before the error
 		}
 		recs[i].Name = strings.TrimPrefix(r.Key, UsersPrefix)
 	}
@@ -143,6 +146,9 @@ func (u *Users) Add(ctx context.Context, request UserRequest) (UserChange, error
 		if err = u.refuseAdministratorsName(ctx, wanted.Name); err == nil {
 			op, err = putOp(userKey(wanted.Name), wanted)
 		}
+	case isUnreadable(err):
+		return UserChange{}, fault.New(fault.Conflict, "there is a user %s, and %w", wanted.Name, err).
+			About(wanted.Name).WithRemedy("remove him first: 'virtmesh user rm " + wanted.Name + "'")
 	case err != nil:
 	case slices.Equal(have.Groups, wanted.Groups) || len(wanted.Groups) == 0 && !request.Replace:
 		return UserChange{User: have}, nil
@@ -178,7 +184,7 @@ func (u *Users) Remove(ctx context.Context, name, by string) ([]ClientRecord, er
 		}
 		return ended, err
 	}
-	if err == nil {
+	if err == nil || isUnreadable(err) {
 		_, err = u.store.Commit(ctx, raftstore.Txn{
 			If:  []raftstore.Condition{{Key: userKey(name), ModRevision: stored.ModRevision}},
 			Ops: []raftstore.Op{{Key: userKey(name), Delete: true}},

@@ -3,6 +3,7 @@ package membership
 import (
 	"context"
 	"encoding/pem"
+	"errors"
 	"fmt"
 
 	"virtmesh/agent/fault"
@@ -23,9 +24,13 @@ func (a administration) IssueCredentials(ctx context.Context, request admin.Cred
 		return nil, fault.InField("csr", "cannot be read: %w", err)
 	}
 	certificate, bundle, rec, err := a.signer.IssueClient(ctx, identity.ClientRequest{
-		Key: key, User: request.User, TTL: request.TTL, Host: a.config.Name, From: from,
-		Administrator: request.Administrator || a.FeatureLevel() < level.Access,
+		Key: key, User: request.User, TTL: request.TTL, Host: a.config.Name, From: from, Administrator: request.Administrator,
 	})
+	if mesh := a.FeatureLevel(); errors.Is(err, fault.NotFound) && mesh < level.Access {
+		// The records decide; what this host believes of the level only chooses the words.
+		return nil, fault.New(fault.Conflict, "a mesh at feature level %d knows no users but administrators, so %s is none of it", mesh, request.User).About(request.User).
+			WithRemedy(fmt.Sprintf("raise the mesh's level to %d first: 'virtmesh level raise'; --admin makes the certificate an administrator's, who may do all", level.Access))
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -77,6 +82,9 @@ func certificatesOf(recs []identity.ClientRecord) []admin.Certificate {
 		c := admin.Certificate{
 			KeyHash: rec.KeyHash, User: rec.User, OfUser: rec.UserID != "", Host: rec.Host, Issued: rec.Issued, Expires: rec.Expires,
 			RenewedFrom: rec.RenewedFrom, IssuedBy: rec.IssuedBy, Unlisted: rec.Unlisted,
+		}
+		if rec.Unreadable != nil {
+			c.Unreadable = rec.Unreadable.Error()
 		}
 		if rec.Revoked != nil {
 			c.Revoked, c.RevokedBy = &rec.Revoked.At, rec.Revoked.By

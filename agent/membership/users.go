@@ -62,5 +62,9 @@ func (a administration) RemoveUser(ctx context.Context, name, by string) ([]admi
 }
 
 func userOf(rec identity.UserRecord, valid []identity.ClientRecord) admin.User {
-	return admin.User{Name: rec.Name, Groups: rec.Groups, Created: rec.Created, CreatedBy: rec.CreatedBy, Certificates: certificatesOf(valid)}
+	user := admin.User{Name: rec.Name, Groups: rec.Groups, Created: rec.Created, CreatedBy: rec.CreatedBy, Certificates: certificatesOf(valid)}
+	if rec.Unreadable != nil {
+		user.Unreadable = rec.Unreadable.Error()
+	}
+	return user
 }

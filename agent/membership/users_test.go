@@ -51,7 +51,7 @@ func credentialsFor(t *testing.T, user string, administrator bool) admin.Credent
 }
 
 // TestUsersWaitForTheirLevel: below it nobody but administrators can be, and 'kubeconfig --user'
-// makes their certificates as earlier versions do.
+// makes nobody one who was not said to be.
 func TestUsersWaitForTheirLevel(t *testing.T) {
 	t.Parallel()
 	_, a := meshAt(t, level.Access-1)
@@ -62,8 +62,20 @@ func TestUsersWaitForTheirLevel(t *testing.T) {
 	if users, err := a.ListUsers(t.Context()); err != nil || len(users) != 0 {
 		t.Errorf("users below the level: %+v, %v", users, err)
 	}
-	if made, err := a.IssueCredentials(t.Context(), credentialsFor(t, "ada", false), ""); err != nil || made.OfUser {
-		t.Errorf("a certificate below the level: %+v, %v", made, err)
+	if made, err := a.IssueCredentials(t.Context(), credentialsFor(t, "ada", false), ""); !errors.Is(err, fault.Conflict) || !strings.Contains(err.Error(), "virtmesh level raise") || !strings.Contains(err.Error(), "--admin") {
+		t.Errorf("a certificate for a user below the level: %+v, %v", made, err)
+	}
+	made, err := a.IssueCredentials(t.Context(), credentialsFor(t, "ada", true), "")
+	if err != nil || made.OfUser {
+		t.Fatalf("an administrator's certificate below the level: %+v, %v", made, err)
+	}
+	for _, name := range []string{"", "ada"} {
+		if next, err := a.IssueCredentials(t.Context(), credentialsFor(t, name, false), made.KeyHash); err != nil || next.User != "ada" {
+			t.Errorf("her next one, asked for as %q: %+v, %v", name, next, err)
+		}
+	}
+	if made, err := a.IssueCredentials(t.Context(), credentialsFor(t, "", false), ""); err != nil || made.OfUser {
+		t.Errorf("root's certificate: %+v, %v", made, err)
 	}
 }
 

@@ -201,6 +201,8 @@ type Certificate struct {
 	RevokedBy string     `json:"revokedBy,omitempty"`
 	// Unlisted says that the certificate was not in the list when it was revoked.
 	Unlisted bool `json:"unlisted,omitempty"`
+	// Unreadable is why its record cannot be decoded; no more is known than KeyHash then.
+	Unreadable string `json:"unreadable,omitempty"`
 }
 
 // RevocationRequest asks to revoke certificates of people. One of its fields is set.

@@ -33,6 +33,8 @@ type User struct {
 	CreatedBy string    `json:"createdBy,omitempty"`
 	// Certificates are those that can be used now.
 	Certificates []Certificate `json:"certificates,omitempty"`
+	// Unreadable is why the record of the user cannot be decoded; no more is known than Name then.
+	Unreadable string `json:"unreadable,omitempty"`
 }
 
 // UserRequest asks for a user.
