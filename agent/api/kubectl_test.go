@@ -14,26 +14,6 @@ import (
 	"k8s.io/client-go/rest"
 )
 
-// kubectl describes hosts and claims with the pods on them, and drains hosts of
-// them.
-func TestThereAreNoPods(t *testing.T) {
-	h := start(t)
-	pods := kubernetes.NewForConfigOrDie(h.adminConfig(t)).CoreV1().Pods("")
-	list, err := pods.List(t.Context(), metav1.ListOptions{})
-	if err != nil || len(list.Items) != 0 {
-		t.Errorf("%v, %v", list, err)
-	}
-	// An empty list would let a drain succeed.
-	box := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "box"}}
-	_, err = kubernetes.NewForConfigOrDie(h.adminConfig(t)).CoreV1().Pods("default").Create(t.Context(), box, metav1.CreateOptions{})
-	if !apierrors.IsForbidden(err) || !strings.Contains(err.Error(), `"box"`) || !strings.Contains(err.Error(), "without pods") {
-		t.Errorf("a pod: %v", err)
-	}
-	if _, err := pods.List(t.Context(), metav1.ListOptions{FieldSelector: "spec.nodeName=host1"}); !apierrors.IsForbidden(err) {
-		t.Errorf("of a host: %v", err)
-	}
-}
-
 func TestClaimGetsTheDefaultClass(t *testing.T) {
 	h := start(t)
 	client := kubernetes.NewForConfigOrDie(h.adminConfig(t))

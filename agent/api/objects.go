@@ -3,8 +3,10 @@ package api
 import (
 	"context"
 
+	metainternalversion "k8s.io/apimachinery/pkg/apis/meta/internalversion"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/watch"
 	genericapirequest "k8s.io/apiserver/pkg/endpoints/request"
 	genericregistry "k8s.io/apiserver/pkg/registry/generic/registry"
 	"k8s.io/apiserver/pkg/registry/rest"
@@ -22,6 +24,20 @@ type objects struct {
 }
 
 var _ subresources.Objects = (*objects)(nil)
+
+// decodedInstances lists and watches instances as they are, where their storage has them as they
+// are stored.
+type decodedInstances struct{ *registry.REST }
+
+// List implements pods.Instances.
+func (d decodedInstances) List(ctx context.Context, opts *metainternalversion.ListOptions) (runtime.Object, error) {
+	return d.Store.List(ctx, opts)
+}
+
+// Watch implements pods.Instances.
+func (d decodedInstances) Watch(ctx context.Context, opts *metainternalversion.ListOptions) (watch.Interface, error) {
+	return d.Store.Watch(ctx, opts)
+}
 
 // newObjects takes the storage that it needs from the storage of kubevirt.io.
 func newObjects(kubevirt map[string]rest.Storage) *objects {

@@ -6,7 +6,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/runtime/serializer"
 
-	"virtmesh/agent/api/registry"
+	"virtmesh/agent/api/pods"
 	"virtmesh/agent/api/reviews"
 	"virtmesh/agent/api/subresources"
 	"virtmesh/agent/kinds"
@@ -24,7 +24,7 @@ func newTypes(all []*kinds.Kind) (*types, error) {
 	if err := kinds.AddToScheme(s, all); err != nil {
 		return nil, err
 	}
-	for _, add := range []func(*runtime.Scheme) error{subresources.AddToScheme, reviews.AddToScheme, registry.AddPodsToScheme} {
+	for _, add := range []func(*runtime.Scheme) error{subresources.AddToScheme, reviews.AddToScheme, pods.AddToScheme} {
 		if err := add(s); err != nil {
 			return nil, err
 		}

@@ -22,6 +22,7 @@ import (
 
 	"virtmesh/agent/api/access"
 	"virtmesh/agent/api/audit"
+	"virtmesh/agent/api/pods"
 	"virtmesh/agent/api/registry"
 	"virtmesh/agent/api/reviews"
 	"virtmesh/agent/api/store"
@@ -174,7 +175,9 @@ func newGroups(config Config, t *types, all []*kinds.Kind, generic *genericapise
 			g.storage[path] = s
 		}
 	}
-	byVersion[corev1.SchemeGroupVersion].storage["pods"] = registry.NewPods()
+	launchers := pods.NewREST(decodedInstances{byVersion[kubevirtv1.GroupVersion].storage["virtualmachineinstances"].(*registry.REST)})
+	byVersion[corev1.SchemeGroupVersion].storage["pods"] = launchers
+	byVersion[corev1.SchemeGroupVersion].storage["pods/eviction"] = pods.NewEviction(launchers)
 	if config.Tokens.Signer != nil {
 		byVersion[corev1.SchemeGroupVersion].storage["serviceaccounts/token"] = tokens.NewREST(config.Tokens)
 	}

@@ -69,10 +69,10 @@ func validateQuota(q *corev1.ResourceQuota) field.ErrorList {
 		}
 	}
 	if len(q.Spec.Scopes) > 0 {
-		errs = append(errs, field.Forbidden(spec.Child("scopes"), "scopes select pods, of which a mesh has none"))
+		errs = append(errs, field.Forbidden(spec.Child("scopes"), "scopes select pods, and a mesh counts instances"))
 	}
 	if q.Spec.ScopeSelector != nil {
-		errs = append(errs, field.Forbidden(spec.Child("scopeSelector"), "scopes select pods, of which a mesh has none"))
+		errs = append(errs, field.Forbidden(spec.Child("scopeSelector"), "scopes select pods, and a mesh counts instances"))
 	}
 	return errs
 }

@@ -77,7 +77,7 @@ func notYet(of owner, path string) serveFunc {
 
 // NoGuestFS answers the question for KubeVirt's image of libguestfs, which runs as a pod.
 func NoGuestFS() error {
-	return notImplemented("guestfs", "", "virtmesh runs no pods, and so no libguestfs beside a machine")
+	return notImplemented("guestfs", "", "virtmesh runs no containers, and so no libguestfs beside a machine")
 }
 
 func notImplemented(resource, name, sentence string) error {

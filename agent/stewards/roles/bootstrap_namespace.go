@@ -55,7 +55,8 @@ func editRules() []rbacv1.PolicyRule {
 	return []rbacv1.PolicyRule{
 		rule("", reading(), "secrets"),
 		rule("", changing(), "configmaps", "events", "persistentvolumeclaims", "secrets", "serviceaccounts", "services"),
-		rule("", verbs("create"), "serviceaccounts/token"),
+		rule("", verbs("create"), "serviceaccounts/token", "pods/eviction"),
+		rule("", verbs("delete"), "pods"),
 		rule("", verbs("impersonate"), "serviceaccounts"),
 		rule("coordination.k8s.io", everything(), "leases"),
 	}
