@@ -15,11 +15,12 @@ const (
 	MaxLeaseTTL = time.Minute
 )
 
-// leasesPrefix is the prefix of the records that leases keep in the store.
-const leasesPrefix = "/leases/"
+// LeasesPrefix is the prefix of the records that leases keep in the store: of the leader's reign, and
+// of fences. Only leaders write them.
+const LeasesPrefix = "/leases/"
 
 // FencesPrefix is the prefix of the records of Fences.
-const FencesPrefix = leasesPrefix + "fences/"
+const FencesPrefix = LeasesPrefix + "fences/"
 
 // LeaseHolder is who holds a lease: one boot of a host. A later boot of the host is
 // another holder, because nothing of the earlier boot runs any more.

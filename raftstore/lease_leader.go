@@ -16,7 +16,7 @@ import (
 // record, and every replica refuses the fence.
 
 // reignKey is the key of the record of the latest reign.
-const reignKey = leasesPrefix + "reign"
+const reignKey = LeasesPrefix + "reign"
 
 // reignRecord is the record of a reign.
 type reignRecord struct {

@@ -24,7 +24,7 @@ func leaves() []leaf {
 		{raftstore.ErrNoLeader, Unavailable, "the mesh has no leader: nothing can be changed until a majority of the voters is back"},
 		{raftstore.ErrUnknownOutcome, UnknownOutcome, "the write may or may not have happened: look before trying again"},
 		{raftstore.ErrTooLarge, TooLarge, "the transaction is too large"},
-		{raftstore.ErrForbidden, Forbidden, "that is another host's to change"},
+		{raftstore.ErrForbidden, Forbidden, "this host may not change that"},
 		{raftstore.ErrDiskFull, Unavailable, "this host's disk is full"},
 		{raftstore.ErrTooNew, TooNew, "this version does not fit the mesh"},
 		{raftstore.ErrFeatureLevel, TooOld, "this version does not fit the mesh"},

@@ -105,8 +105,11 @@ func (s *Signer) admitOnce(ctx context.Context, c Candidate, pin Pin) (HostRecor
 }
 
 // admitAgain updates the record with what the host reports differently in a repeated
-// request.
+// request, unless the record is the host's own to change: then it does so when it starts.
 func (s *Signer) admitAgain(ctx context.Context, c Candidate, have HostRecord, stored raftstore.Record) (HostRecord, error) {
+	if s.ownRecords() {
+		return have, nil
+	}
 	rec := c.Host
 	rec.ID, rec.KeyPin, rec.KeyKept, rec.TokenID, rec.Joined = have.ID, have.KeyPin, have.KeyKept, have.TokenID, have.Joined
 	op, err := rewriteOp(stored, rec)
@@ -118,7 +121,7 @@ func (s *Signer) admitAgain(ctx context.Context, c Candidate, have HostRecord, s
 		Ops: []raftstore.Op{op},
 	})
 	if errors.Is(err, raftstore.ErrForbidden) {
-		return have, nil // the record is the host's own to change by now, and it does when it starts
+		return have, nil // since a moment ago the record is the host's own to change
 	}
 	return rec, err
 }

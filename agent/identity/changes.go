@@ -11,8 +11,9 @@ import (
 	"virtmesh/raftstore"
 )
 
-// maxHostID bounds the ID in a record, which every list of the mesh's voters repeats.
-const maxHostID = 256
+// maxHostID bounds the ID in a record, which every list of the mesh's voters repeats, and
+// maxHostRecord the bytes of a record, which every host reads.
+const maxHostID, maxHostRecord = 256, 64 << 10
 
 // MayChange returns raftstore.ErrForbidden for a change that another host must not make to what
 // says who is a host: a host changes its own record only, and nobody the name, the ID or a kept
@@ -21,6 +22,9 @@ const maxHostID = 256
 // state cannot tell yet. from is the host, as its connection has shown it. MayChange does not
 // block. Its answer holds when the change is judged, because it wants the record that it has
 // judged by to be a condition of it.
+//
+// It does not judge what else a host says of itself: whoever goes by that checks it, and a version
+// of before must not keep a newer one from writing what only that knows.
 func (h *Hosts) MayChange(from string, txn raftstore.Txn) error {
 	c := change{from: from, txn: txn, store: h.store, ops: map[string]raftstore.Op{}}
 	for _, op := range txn.Ops {
@@ -87,23 +91,34 @@ type change struct {
 	ops   map[string]raftstore.Op // those that MayChange judges, by key
 }
 
-// current returns the record of a host that a change is about.
-func (c change) current(key string) (have HostRecord, found bool, err error) {
+// judgedBy returns the record of a key as it is now, which the change must name as a condition.
+func (c change) judgedBy(key string) (raftstore.Record, raftstore.Condition, error) {
 	rec, revision, err := c.store.Get(context.Background(), key, raftstore.ReadOptions{Consistency: raftstore.Local})
 	if err != nil && !errors.Is(err, raftstore.ErrNotFound) {
-		return have, false, fmt.Errorf("read %s: %w", key, err)
+		return rec, raftstore.Condition{}, fmt.Errorf("read %s: %w", key, err)
 	}
 	i := slices.IndexFunc(c.txn.If, func(cond raftstore.Condition) bool { return cond.Key == key })
 	if i < 0 {
-		return have, false, forbidden(key, "the change does not say which record it is about")
+		return rec, raftstore.Condition{}, forbidden(key, "the change does not say which record it is about")
 	}
-	switch at := c.txn.If[i].ModRevision; {
-	case at > revision:
-		return have, false, fmt.Errorf("%s: the host that asks knows revision %d, and this one %d", key, at, revision)
-	case at == 0:
+	at := c.txn.If[i]
+	switch {
+	case at.ModRevision > revision:
+		return rec, at, fmt.Errorf("%s: the host that asks knows revision %d, and this one %d", key, at.ModRevision, revision)
+	case at.ModRevision != 0 && at.ModRevision != rec.ModRevision:
+		return rec, at, errOutdated
+	}
+	return rec, at, nil
+}
+
+// current returns the record of a host that a change is about.
+func (c change) current(key string) (have HostRecord, found bool, err error) {
+	rec, at, err := c.judgedBy(key)
+	if err != nil {
+		return have, false, err
+	}
+	if at.ModRevision == 0 {
 		return c.none(key, rec)
-	case at != rec.ModRevision:
-		return have, false, errOutdated
 	}
 	if err := json.Unmarshal(rec.Value, &have); err != nil {
 		return have, false, forbidden(key, "the record there cannot be read")
@@ -135,12 +150,11 @@ func (c change) mayChangeRecord(name string, op raftstore.Op, have HostRecord, f
 	}
 	var next HostRecord
 	err := json.Unmarshal(op.Value, &next)
-	if err == nil {
-		err = next.Validate()
-	}
 	switch {
 	case err != nil:
-		return forbidden(op.Key, err.Error())
+		return forbidden(op.Key, "no host could read the record: "+err.Error())
+	case len(op.Value) > maxHostRecord:
+		return forbidden(op.Key, fmt.Sprintf("the record has %d bytes, and at most %d are allowed", len(op.Value), maxHostRecord))
 	case next.Name != name || next.ID == "" || len(next.ID) > maxHostID:
 		return forbidden(op.Key, "the record names another host, or no ID")
 	case next.KeyKept && !isPin(next.KeyPin):
@@ -162,7 +176,7 @@ func isPin(text string) bool {
 
 // mayMake judges a new record. Any host admits machines.
 func (c change) mayMake(key string, next HostRecord) error {
-	if err := c.mustBeHost(); err != nil {
+	if err := c.mustBeHost(key); err != nil {
 		return err
 	}
 	local := raftstore.ReadOptions{Consistency: raftstore.Local}
@@ -183,11 +197,17 @@ func (c change) mayMake(key string, next HostRecord) error {
 	return nil
 }
 
-// mustBeHost returns an error unless the machine that asks has a record.
-func (c change) mustBeHost() error {
+// mustBeHost returns an error unless the machine that asks for a change of key has a record. A
+// machine knows that it was admitted only after the leader has made its record, so without one it
+// is no host any more.
+func (c change) mustBeHost(key string) error {
 	local := raftstore.ReadOptions{Consistency: raftstore.Local}
-	if _, _, err := c.store.Get(context.Background(), HostKey(c.from), local); err != nil {
-		return fmt.Errorf("read the record of %s, which asks for the change of another one: %w", c.from, err)
+	_, _, err := c.store.Get(context.Background(), HostKey(c.from), local)
+	switch {
+	case errors.Is(err, raftstore.ErrNotFound):
+		return forbidden(key, c.from+", which asks, has no record: it has left the mesh, or was removed")
+	case err != nil:
+		return fmt.Errorf("read the record of %s, which asks for the change of %s: %w", c.from, key, err)
 	}
 	return nil
 }
@@ -203,7 +223,7 @@ func (c change) mayEnd(name string, have HostRecord) error {
 	case name != c.from && (!mark.Expelled || !expelled):
 		return forbidden(HostKey(name), "a host leaves by itself; others expel it")
 	case name != c.from:
-		return c.mustBeHost()
+		return c.mustBeHost(HostKey(name))
 	}
 	return nil
 }

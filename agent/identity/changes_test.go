@@ -1,8 +1,11 @@
 package identity_test
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
+	"maps"
+	"strings"
 	"testing"
 
 	"virtmesh/agent/identity"
@@ -115,8 +118,9 @@ func TestWhoHasLeftRemovesNobody(t *testing.T) {
 	if err := m.hosts.MayChange("host1", txn); err != nil {
 		t.Errorf("a host: %v", err)
 	}
-	if err := m.hosts.MayChange("host9", txn); err == nil {
-		t.Error("a machine without a record may remove a host")
+	err := m.hosts.MayChange("host9", txn)
+	if !errors.Is(err, raftstore.ErrForbidden) || !strings.Contains(err.Error(), "host9, which asks, has no record") {
+		t.Errorf("a machine without a record may remove a host, or is not told why it may not: %v", err)
 	}
 }
 
@@ -157,12 +161,88 @@ func TestHostsWriteWhatIsTheirs(t *testing.T) {
 		t.Errorf("another machine under the name: %v", err)
 	}
 	by = "host9"
-	if err := m.hosts.MayChange(by, raftstore.Txn{If: []raftstore.Condition{{Key: identity.HostKey("host8")}}, Ops: []raftstore.Op{with(t, recordOf(t, "host8", "id-8"), nil)}}); err == nil {
-		t.Error("who has no record himself admits a machine")
+	if err := m.hosts.MayChange(by, raftstore.Txn{If: []raftstore.Condition{{Key: identity.HostKey("host8")}}, Ops: []raftstore.Op{with(t, recordOf(t, "host8", "id-8"), nil)}}); !errors.Is(err, raftstore.ErrForbidden) {
+		t.Errorf("who has no record himself admits a machine: %v", err)
 	}
 	by = "host2"
 	if err := m.hosts.Remove(t.Context(), "host2"); err != nil {
 		t.Errorf("a host leaves: %v", err)
+	}
+}
+
+// A leader of an older version lets a host write of itself what only a newer version knows.
+func TestALeaderDoesNotFreezeTheRecord(t *testing.T) {
+	m := newMembership(t)
+	for what, fields := range map[string]map[string]any{
+		"a field":                  {"racks": []string{"r1"}},
+		"an address of a new form": {"meshAddress": "unix:/run/mesh"},
+		"more names than today":    {"sans": make([]string, 1000)},
+	} {
+		record := map[string]any{"name": "host1", "id": m.one.ID, "keyPin": m.one.KeyPin, "keyKept": true}
+		maps.Copy(record, fields)
+		data, err := json.Marshal(record)
+		if err != nil {
+			t.Fatal(err)
+		}
+		txn := raftstore.Txn{If: []raftstore.Condition{{Key: identity.HostKey("host1"), ModRevision: m.first}}, Ops: []raftstore.Op{{Key: identity.HostKey("host1"), Value: data}}}
+		if err := m.hosts.MayChange("host1", txn); err != nil {
+			t.Errorf("%s: %v", what, err)
+		}
+		txn.Ops[0].Value = append(data, bytes.Repeat([]byte(" "), 64<<10)...)
+		if err := m.hosts.MayChange("host1", txn); !errors.Is(err, raftstore.ErrForbidden) {
+			t.Errorf("a record of more than 64 KiB: %v", err)
+		}
+	}
+}
+
+// A host that does not vote may ask for another key for Secrets, and changes nothing else in their
+// record, by which every host encrypts.
+func TestOnlyVotersChangeTheKeysForSecrets(t *testing.T) {
+	store := identitytest.NewStore()
+	keys := identity.SecretKeysRecord{Active: "a", Keys: []identity.SecretKeyRecord{{ID: "a"}}, Kinds: []string{"configmaps"}}
+	if err := identity.StoreSecretKeys(t.Context(), store, raftstore.Record{Key: identity.KeySecretKeys}, keys); err != nil {
+		t.Fatal(err)
+	}
+	_, stored, err := identity.ReadSecretKeys(t.Context(), store, raftstore.ReadOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	judge := func(at uint64, op raftstore.Op) error {
+		op.Key = identity.KeySecretKeys
+		return identity.MayAskForSecretKey(store, "host2", raftstore.Txn{If: []raftstore.Condition{{Key: op.Key, ModRevision: at}}, Ops: []raftstore.Op{op}}, op)
+	}
+	op := func(change func(*identity.SecretKeysRecord)) raftstore.Op {
+		next := keys
+		change(&next)
+		data, err := json.Marshal(next)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return raftstore.Op{Value: data}
+	}
+	asks := op(func(k *identity.SecretKeysRecord) { k.Rotate = true })
+	if err := judge(stored.ModRevision, asks); err != nil {
+		t.Errorf("a host asks for another key: %v", err)
+	}
+	if err := judge(99, asks); err == nil || errors.Is(err, raftstore.ErrForbidden) {
+		t.Errorf("a change of what this copy does not have yet: %v", err)
+	}
+	unconditional := raftstore.Op{Key: identity.KeySecretKeys, Value: asks.Value}
+	if err := identity.MayAskForSecretKey(store, "host2", raftstore.Txn{Ops: []raftstore.Op{unconditional}}, unconditional); !errors.Is(err, raftstore.ErrForbidden) {
+		t.Errorf("whatever the record says: %v", err)
+	}
+	for what, op := range map[string]raftstore.Op{
+		"another active key": op(func(k *identity.SecretKeysRecord) {
+			k.Rotate, k.Active, k.Keys = true, "b", append(k.Keys, identity.SecretKeyRecord{ID: "b"})
+		}),
+		"no kinds":       op(func(k *identity.SecretKeysRecord) { k.Rotate, k.Kinds = true, nil }),
+		"nothing":        op(func(*identity.SecretKeysRecord) {}),
+		"no record":      {Delete: true},
+		"something else": {Value: []byte("[]")},
+	} {
+		if err := judge(stored.ModRevision, op); !errors.Is(err, raftstore.ErrForbidden) {
+			t.Errorf("a host writes %s: %v", what, err)
+		}
 	}
 }
 
@@ -176,12 +256,21 @@ func TestAnAdmissionIsRepeatedWithoutAWrite(t *testing.T) {
 		t.Fatal(err)
 	}
 	before := m.node(t, "host2")
-	m.Store.BeforeCommit = func(txn raftstore.Txn) error { return identity.NewHosts(m.Store).MayChange("host1", txn) }
+	asked := 0
+	m.Store.BeforeCommit = func(txn raftstore.Txn) error {
+		asked++
+		return identity.NewHosts(m.Store).MayChange("host1", txn)
+	}
 	again := candidate(token, key, "host2")
 	again.Host.MeshAddress = "10.0.0.9:7443"
-	got, err := m.signer.Admit(t.Context(), again)
-	if err != nil || len(got.Chain) == 0 || got.MeshID != first.MeshID {
-		t.Fatalf("a repeated admission: %v", err)
+	for _, own := range []bool{true, false} { // the level is raised at that moment
+		got, err := m.signer.WithOwnRecords(func() bool { return own }).Admit(t.Context(), again)
+		if err != nil || len(got.Chain) == 0 || got.MeshID != first.MeshID {
+			t.Fatalf("a repeated admission: %v", err)
+		}
+		if own && asked > 0 {
+			t.Error("a host tries to change the record of another one, of which the leader's log tells")
+		}
 	}
 	if rec, err := m.hosts.Get(t.Context(), "host2", raftstore.ReadOptions{}); err != nil || rec.Node() != before || rec.MeshAddress == again.Host.MeshAddress {
 		t.Errorf("record %+v, %v", rec, err)

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"reflect"
 	"slices"
 	"strings"
 	"time"
@@ -125,6 +126,30 @@ func StoreSecretKeys(ctx context.Context, store Store, stored raftstore.Record, 
 	})
 	if err != nil {
 		return fmt.Errorf("store the keys for Secrets: %w", err)
+	}
+	return nil
+}
+
+// MayAskForSecretKey returns raftstore.ErrForbidden unless a change only asks for another key for
+// Secrets, which any host may do for an administrator. What else the record says is the voters' to
+// change: by it every host encrypts. Any other error says that this copy of the state cannot tell
+// yet. It does not block, and its answer holds when the change is judged.
+func MayAskForSecretKey(store Store, from string, txn raftstore.Txn, op raftstore.Op) error {
+	rec, _, err := change{from: from, txn: txn, store: store}.judgedBy(KeySecretKeys)
+	if errors.Is(err, errOutdated) {
+		return nil // it is refused, or known as one that was made
+	}
+	if err != nil {
+		return err
+	}
+	var have, next map[string]any
+	if op.Delete || json.Unmarshal(rec.Value, &have) != nil || json.Unmarshal(op.Value, &next) != nil || next["rotate"] != true {
+		return forbidden(KeySecretKeys, "a host that does not vote can ask for another key only")
+	}
+	delete(have, "rotate")
+	delete(next, "rotate")
+	if !reflect.DeepEqual(have, next) {
+		return forbidden(KeySecretKeys, "a host that does not vote can ask for another key only")
 	}
 	return nil
 }

@@ -25,6 +25,8 @@ type Signer struct {
 	voters Authority
 	// keepsKeys reports whether hosts keep their keys.
 	keepsKeys func() bool
+	// ownRecords reports whether each host alone changes its record.
+	ownRecords func() bool
 	// votes returns the names of the hosts that vote, as this host's copy has them.
 	votes func() []string
 	// trust returns the CAs that this host trusts; nil: those in the record.
@@ -43,7 +45,7 @@ func NewSigner(store Store, lifetime time.Duration) *Signer {
 		lifetime = DefaultNodeLifetime
 	}
 	return &Signer{store: store, lifetime: lifetime, patience: defaultPatience, unchanged: stampedAge,
-		votes: func() []string { return nil }, keepsKeys: func() bool { return false },
+		votes: func() []string { return nil }, keepsKeys: func() bool { return false }, ownRecords: func() bool { return false },
 		isImpostor: func(Node, Pin) bool { return false }}
 }
 
@@ -62,6 +64,15 @@ func (s *Signer) WithKeptKeys(keepsKeys func() bool) *Signer {
 	keeping := *s
 	keeping.keepsKeys = keepsKeys
 	return &keeping
+}
+
+// WithOwnRecords returns a Signer that leaves the record of a host that repeats its request to join
+// as it is, if ownRecords reports that each host alone changes its record, see Hosts.MayChange; it
+// must not block.
+func (s *Signer) WithOwnRecords(ownRecords func() bool) *Signer {
+	leaving := *s
+	leaving.ownRecords = ownRecords
+	return &leaving
 }
 
 // WithVotes returns a Signer that admits nobody under the name of a host that votes. votes

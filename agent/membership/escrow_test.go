@@ -229,11 +229,11 @@ func TestANoteOfNoBundle(t *testing.T) {
 	}
 }
 
-// A member that deletes the escrow, or puts back an older one, delays the use of a new key, and
-// the leader sets it right.
+// A voter that deletes the escrow, or puts back an older one, as any host can below level.Access,
+// delays the use of a new key, and the leader sets it right.
 func TestAnEscrowThatWasPutBack(t *testing.T) {
 	t.Parallel()
-	first, second, _ := escrowing(t)
+	first, _, _ := escrowing(t)
 	rotateSecretKey(t, first)
 	older := custodyOf(t, first).Escrow
 	if err := first.RotateSecretKey(t.Context()); err != nil {
@@ -241,11 +241,11 @@ func TestAnEscrowThatWasPutBack(t *testing.T) {
 	}
 	stepSecrets(t, first, makeSecretKey)
 	stepEscrow(t, first, putIntoEscrow)
-	_, stored, err := identity.ReadEscrow(t.Context(), second.store, raftstore.ReadOptions{})
+	_, stored, err := identity.ReadEscrow(t.Context(), first.store, raftstore.ReadOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := identity.StoreEscrow(t.Context(), second.store, stored, *older); err != nil {
+	if err := identity.StoreEscrow(t.Context(), first.store, stored, *older); err != nil {
 		t.Fatal(err)
 	}
 	keeper := first.secretsKeeper()
@@ -256,13 +256,11 @@ func TestAnEscrowThatWasPutBack(t *testing.T) {
 	if err := keeper.use(t.Context(), keys, record); err == nil || !strings.Contains(err.Error(), "no recovery bundle") {
 		t.Errorf("a key is used that is not in escrow any more: %v", err)
 	}
-	sameCopy(t, second, first)
 	stepEscrow(t, first, putIntoEscrow)
 	stepSecrets(t, first, useSecretKey)
-	if _, err := second.store.Commit(t.Context(), raftstore.Txn{Ops: []raftstore.Op{{Key: identity.KeyEscrow, Delete: true}}}); err != nil {
+	if _, err := first.store.Commit(t.Context(), raftstore.Txn{Ops: []raftstore.Op{{Key: identity.KeyEscrow, Delete: true}}}); err != nil {
 		t.Fatal(err)
 	}
-	sameCopy(t, second, first)
 	stepEscrow(t, first, putIntoEscrow)
 }
 

@@ -54,7 +54,8 @@ func (m *Member) newSigner() *identity.Signer {
 	return identity.NewSigner(m.records, time.Duration(m.config.CertificateLifetime)).
 		WithTokenAges(m.tokens.unchanged).WithVotes(m.store.Voters).
 		WithTrust(m.identity.CABundle).WithVoterKeys(m.isImpostor).
-		WithKeptKeys(func() bool { return m.store.FeatureLevel() >= level.Apart })
+		WithKeptKeys(func() bool { return m.store.FeatureLevel() >= level.Apart }).
+		WithOwnRecords(func() bool { return m.store.FeatureLevel() >= level.Access })
 }
 
 // isImpostor reports whether another machine votes under the name of this one, by what the voters

@@ -130,8 +130,8 @@ func (k secretsKeeper) make(ctx context.Context, keys identity.SecretKeysRecord,
 }
 
 // fetch gets the keys that this host lacks, from voters or from a host that voted and still
-// holds them, such as the last voter, which leaves. Others are not asked: any host can write a
-// key of its own into the record, and must not see the voters use it.
+// holds them, such as the last voter, which leaves. Others are not asked: below level.Access any
+// host can write a key of its own into the record, and must not see the voters use it.
 func (k secretsKeeper) fetch(ctx context.Context, keys identity.SecretKeysRecord, stored raftstore.Record) error {
 	var failed []error
 	for _, host := range append(k.voters(), k.formerVoters()...) {

@@ -179,7 +179,7 @@ func (k *Keeper) carryOut(ctx context.Context, todo act, v view, stored raftstor
 	case publish:
 		return k.write(ctx, v.base, v.next, stored)
 	case discard:
-		return k.commit(ctx, []raftstore.Condition{{Key: nextKey, ModRevision: stored.ModRevision}}, raftstore.Op{Key: nextKey, Delete: true})
+		return k.commit(ctx, []raftstore.Condition{{Key: NextKey, ModRevision: stored.ModRevision}}, raftstore.Op{Key: NextKey, Delete: true})
 	}
 	return nil
 }
@@ -282,13 +282,13 @@ func (k *Keeper) write(ctx context.Context, base, next *manifest.Signed, stored 
 		return err
 	}
 	m := next.Manifest()
-	unchanged := []raftstore.Condition{{Key: nextKey, ModRevision: stored.ModRevision}}
+	unchanged := []raftstore.Condition{{Key: NextKey, ModRevision: stored.ModRevision}}
 	if next.IsSignedBy(electors(m, base)) != nil || !k.cfg.Group.IsLeader() {
-		return k.commit(ctx, unchanged, raftstore.Op{Key: nextKey, Value: data})
+		return k.commit(ctx, unchanged, raftstore.Op{Key: NextKey, Value: data})
 	}
 	ops := []raftstore.Op{{Key: Key(m.Version), Value: data}}
 	if stored.ModRevision > 0 {
-		ops = append(ops, raftstore.Op{Key: nextKey, Delete: true})
+		ops = append(ops, raftstore.Op{Key: NextKey, Delete: true})
 	}
 	if m.Version > Kept {
 		ops = append(ops, raftstore.Op{Key: Key(m.Version - Kept), Delete: true})

@@ -147,7 +147,7 @@ func TestNobodySignsWhatIsNotDue(t *testing.T) {
 		m, base := settled(t)
 		x := base.Manifest()
 		x.Version, x.Previous, x.Anew = 2, base.Hash(), anew
-		m.put(m.store, nextKey, encoded(t, x))
+		m.put(m.store, NextKey, encoded(t, x))
 		m.settle("host2", "host3", "host1")
 		m.mustFollow(1, true)
 		if next, _, err := readNext(t.Context(), m.store); next != nil || err != nil {
@@ -165,7 +165,7 @@ func TestNobodyBeginsAnewWithoutNeed(t *testing.T) {
 		t.Fatal(err)
 	}
 	want.Version, want.Previous, want.Anew = 2, base.Hash(), true
-	m.put(m.store, nextKey, encoded(t, want))
+	m.put(m.store, NextKey, encoded(t, want))
 	m.settle("host2", "host3", "host4", "host1")
 	m.mustFollow(2, false)
 }
@@ -207,7 +207,7 @@ func TestNobodySignsWhatNobodyConfirms(t *testing.T) {
 	x := b.Manifest()
 	x.Version, x.Previous, x.Anew, x.Index = 2, b.Hash(), false, 999
 	x.Voters = []manifest.Voter{{Name: "evil", ID: evil.node.ID, KeyPin: evil.pin.String(), Address: "e:1"}}
-	m.put(forged, nextKey, encoded(t, x))
+	m.put(forged, NextKey, encoded(t, x))
 	m.start(h, forged)
 	h.group.electorate.Voters, h.group.electorate.Index = []string{"evil"}, 999
 	h.group.confirm = errors.New("nobody has signed it")
@@ -271,7 +271,7 @@ func TestVotersSignTheirOwnWordsOnly(t *testing.T) {
 	if w.Body, err = json.Marshal(body); err != nil {
 		t.Fatal(err)
 	}
-	m.put(m.store, nextKey, w)
+	m.put(m.store, NextKey, w)
 	m.settle("host2", "host3", "host1")
 	got, err := readNewest(t.Context(), m.store, localRead)
 	if err != nil {

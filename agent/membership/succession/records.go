@@ -13,8 +13,8 @@ import (
 const (
 	// Prefix, followed by the version, holds a published list. Nothing else is below it.
 	Prefix = "/mesh/manifests/"
-	// nextKey holds the list that waits for signatures.
-	nextKey = "/mesh/manifest-next"
+	// NextKey holds the list that waits for signatures; there is at most one.
+	NextKey = "/mesh/manifest-next"
 	// Kept is how many lists the mesh keeps. A host that was off for longer than so many
 	// changes of the voters cannot verify today's.
 	Kept = 1000
@@ -27,7 +27,7 @@ func Key(version uint64) string { return fmt.Sprintf("%s%020d", Prefix, version)
 
 // readAfter reads the published lists after a version, in order, at most page of them. It ends
 // before one that cannot be read or is not of the version of its key: only the leader makes lists,
-// but any host can write. foul reports whether it has met such a record.
+// but below level.Access any host can write. foul reports whether it has met such a record.
 func readAfter(ctx context.Context, store identity.Store, version uint64, opts raftstore.ReadOptions) (list []*manifest.Signed, foul bool, err error) {
 	records, err := recordsAfter(ctx, store, version, opts)
 	if err != nil {
@@ -107,7 +107,7 @@ func readNewest(ctx context.Context, store identity.Store, opts raftstore.ReadOp
 
 // readNext reads the list that waits for signatures, nil if there is none.
 func readNext(ctx context.Context, store identity.Store) (*manifest.Signed, raftstore.Record, error) {
-	rec, _, err := store.Get(ctx, nextKey, localRead)
+	rec, _, err := store.Get(ctx, NextKey, localRead)
 	if errors.Is(err, raftstore.ErrNotFound) {
 		return nil, raftstore.Record{}, nil
 	}

@@ -111,7 +111,7 @@ func TestNobodySignsWhatIsNotSo(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		m.put(m.store, nextKey, json.RawMessage(data))
+		m.put(m.store, NextKey, json.RawMessage(data))
 		m.settle("host2", "host3")
 		waiting, _, err := readNext(t.Context(), m.store)
 		if err != nil || waiting == nil {
@@ -314,7 +314,7 @@ func TestAListThatAHostHasWritten(t *testing.T) {
 	for what, value := range map[string]json.RawMessage{"a list": data, "nothing that can be read": json.RawMessage("7")} {
 		version := m.newest().Version + 1
 		m.put(m.store, Key(version), value)
-		m.put(m.store, nextKey, value)
+		m.put(m.store, NextKey, value)
 		m.settle("host1", "host2", "host3", "host4")
 		for name, h := range m.hosts {
 			if h.Version() != version-1 || len(h.group.believed.Voters) != 3 {
