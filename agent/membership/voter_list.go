@@ -2,6 +2,7 @@ package membership
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"slices"
@@ -10,6 +11,7 @@ import (
 	"time"
 
 	"virtmesh/agent/identity"
+	"virtmesh/agent/identity/manifest"
 	"virtmesh/agent/level"
 	"virtmesh/agent/membership/succession"
 	"virtmesh/agent/port/enrol"
@@ -116,12 +118,29 @@ func (m *Member) listWarnings() []string {
 	if err := m.lists.keeper.Spoilt(); err != nil {
 		return []string{fmt.Sprintf("what %s knew of the mesh's voters is lost (%v): it learns it anew from its leader; if it does not find the mesh, %s", m.config.Name, err, resyncRemedy)}
 	}
-	why := m.lists.keeper.Refused()
-	if why == nil {
-		return nil
+	if why := m.lists.keeper.Refused(); why != nil {
+		return []string{refusedListWarning(m.config.Name, why)}
 	}
-	return []string{fmt.Sprintf("%s hears no leader that answers it, and the voters that it knows have not signed for the list of voters that others tell it (%v): "+
-		"make sure that these are hosts of your mesh, and then %s", m.config.Name, why, resyncRemedy)}
+	return nil
+}
+
+// refusedListWarning says what it means that a host that hears no leader does not believe the lists
+// that others tell it, and what is to be done. Most of it the host cannot tell from a lie.
+func refusedListWarning(host string, why error) string {
+	begin := host + " hears no leader that answers it, and "
+	switch {
+	case errors.Is(why, succession.ErrShorter):
+		return fmt.Sprintf("%sno host that it reaches has a list of the mesh's voters as late as its own (%v). If these hosts are cut off from the voters as well, %s needs nothing: "+
+			"it goes on when the network is mended. Only if the mesh was made anew from a backup that is older than that list, %s", begin, why, host, resyncRemedy)
+	case errors.Is(why, manifest.ErrAnew):
+		return fmt.Sprintf("%sthe mesh that others tell it of has begun its list of voters anew (%v), as after a recovery, or when more than half of the voters are lost: "+
+			"if that is so, make sure that these are hosts of your mesh, and then %s", begin, why, resyncRemedy)
+	case errors.Is(why, manifest.ErrGap):
+		return fmt.Sprintf("%swhat others tell it begins after the list of voters that it knows (%v): it was off for more than the %d lists that a mesh keeps: "+
+			"make sure that these are hosts of your mesh, and then %s", begin, why, succession.Kept, resyncRemedy)
+	}
+	return fmt.Sprintf("%sthe voters that it knows have not signed for the list of voters that others tell it (%v): "+
+		"make sure that these are hosts of your mesh, and then %s", begin, why, resyncRemedy)
 }
 
 // unnamedVoters says which voters keep the list of the mesh's voters from being made: their records

@@ -3,11 +3,13 @@ package membership
 import (
 	"errors"
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
 	"virtmesh/agent/identity"
 	"virtmesh/agent/identity/manifest"
+	"virtmesh/agent/membership/succession"
 	"virtmesh/raftstore/raftstoretest"
 )
 
@@ -37,6 +39,23 @@ func mustList(t *testing.T, m, like *Member) {
 		}
 		return err
 	})
+}
+
+// A host that believes no list is told what is true of its case. In a cut, the one with the newest
+// list must not be told to give up what only it has.
+func TestWhatAHostIsToldThatBelievesNoList(t *testing.T) {
+	t.Parallel()
+	for why, want := range map[error]string{
+		fmt.Errorf("10.0.0.2:7443: %w", succession.ErrShorter): "host1 needs nothing: it goes on when the network is mended. Only if the mesh was made anew from a backup",
+		fmt.Errorf("10.0.0.2:7443: %w", manifest.ErrAnew):      "has begun its list of voters anew",
+		fmt.Errorf("10.0.0.2:7443: %w", manifest.ErrGap):       "it was off for more than the 1000 lists that a mesh keeps",
+		fmt.Errorf("10.0.0.2:7443: %w", manifest.ErrUnsigned):  "the voters that it knows have not signed",
+	} {
+		got := refusedListWarning("host1", why)
+		if !strings.Contains(got, want) || !strings.Contains(got, why.Error()) || !strings.HasSuffix(got, resyncRemedy) {
+			t.Errorf("%v: %s", why, got)
+		}
+	}
 }
 
 // TestAHostLearnsTheCAFromTheList: a host that was off while the CA was replaced trusts the new

@@ -26,9 +26,10 @@ const (
 	reachPause = time.Minute
 )
 
-// errShorter is why a host is not believed that does not have the list of this one: it lags behind,
-// or it is of a mesh that was restored.
-var errShorter = errors.New("it does not have the list of voters of this host: it lags behind, or the mesh was restored")
+// ErrShorter is why a host is not believed that does not have the list of this one: it lags behind,
+// or it is of a mesh that was restored. Refused returns it only if all that is known against the
+// hosts that answer is this.
+var ErrShorter = errors.New("it does not have the list of voters of this host: it lags behind, or the mesh was restored")
 
 // isCutOff reports whether this host must ask others for lists: it does not hear its leader, or has
 // heard for a while what nobody confirms, or one that does not answer. Whoever feeds a follower can
@@ -82,7 +83,7 @@ func (k *Keeper) askOthers(ctx context.Context) {
 			k.pause = 0 // there may be more
 			k.setRefused(nil)
 			return
-		case errors.Is(err, errShorter):
+		case errors.Is(err, ErrShorter):
 			shorter = errors.Join(shorter, err)
 		case err == nil:
 			agreed = true
@@ -90,8 +91,8 @@ func (k *Keeper) askOthers(ctx context.Context) {
 			refused = errors.Join(refused, err)
 		}
 	}
-	if !agreed {
-		refused = errors.Join(refused, shorter)
+	if refused == nil && !agreed {
+		refused = shorter
 	}
 	k.setRefused(refused)
 }
@@ -160,7 +161,7 @@ func (k *Keeper) take(ctx context.Context, a *answer) (ahead bool, err error) {
 		list = append(list, s)
 	}
 	if len(list) == 0 && kept != nil {
-		return false, fmt.Errorf("%s: %w", source, errShorter)
+		return false, fmt.Errorf("%s: %w", source, ErrShorter)
 	}
 	if len(list) == 0 {
 		return false, nil

@@ -54,13 +54,32 @@ func TestAHostThatWasOffMeetsAShorterChain(t *testing.T) {
 		}
 		off.sources = map[string]*identitytest.Store{"host1": before, "host2": before}
 		m.steps(off, time.Minute)
-		if err := off.Refused(); !errors.Is(err, errShorter) {
+		if err := off.Refused(); !errors.Is(err, ErrShorter) {
 			t.Errorf("nobody has its list, and it says %v", err)
 		}
 		off.sources = map[string]*identitytest.Store{"host1": before, "host2": m.copyOf(m.store)}
 		m.steps(off, 3*time.Minute)
 		if err := off.Refused(); err != nil || off.Version() != 2 {
 			t.Errorf("one lags behind, and it says %v", err)
+		}
+	})
+}
+
+// A host that lags behind says nothing of why another one is refused: only where all lag behind is
+// the host told so.
+func TestAShorterChainIsNoReasonBesideAnother(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m, _ := settled(t)
+		before := m.copyOf(m.store)
+		m.elect("group", "host1", "host2")
+		m.settle(four...)
+		off := m.switchOff("host4")
+		foreign := m.copyOf(m.store)
+		m.put(foreign, Key(2), "no list")
+		off.sources = map[string]*identitytest.Store{"host1": before, "host2": foreign}
+		m.steps(off, time.Minute)
+		if err := off.Refused(); err == nil || errors.Is(err, ErrShorter) {
+			t.Errorf("one host lags behind, and one shows what is no list: %v", err)
 		}
 	})
 }
