@@ -22,6 +22,7 @@ import (
 	"virtmesh/agent/objects/objectstest"
 	"virtmesh/agent/stewards"
 	"virtmesh/agent/stewards/collect"
+	"virtmesh/agent/stewards/configuration"
 	"virtmesh/agent/stewards/namespace"
 	"virtmesh/agent/stewards/nodes"
 	"virtmesh/agent/stewards/operation"
@@ -85,6 +86,8 @@ func declaredOutputs(t *testing.T) map[string][]stewards.Output {
 	add("stewards/serviceaccount", account, err)
 	quotas, err := quota.New(d)
 	add("stewards/quota", quotas, err)
+	config, err := configuration.New(d)
+	add("stewards/configuration", config, err)
 	c5, err := operation.New(d, "h1", operation.Acts{meshv1alpha1.RemoveHost: {Outputs: removalOutputs()}})
 	add("stewards/operation", c5, err)
 	c6, err := collect.New(d)

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 
+	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -15,6 +16,8 @@ import (
 	cdiv1 "kubevirt.io/containerized-data-importer-api/pkg/apis/core/v1beta1"
 
 	"virtmesh/agent/kinds"
+	"virtmesh/agent/kinds/hcov1beta1"
+	"virtmesh/agent/kinds/meshv1alpha1"
 	"virtmesh/agent/level"
 	"virtmesh/raftstore"
 )
@@ -30,6 +33,7 @@ var minimal = map[string]string{
 	"PersistentVolumeClaim":           `{spec: {accessModes: [ReadWriteOnce], resources: {requests: {storage: 1Gi}}}}`,
 	"Node":                            `{}`,
 	"MeshConfig":                      `{}`,
+	"HyperConverged":                  `{}`,
 	"Namespace":                       `{}`,
 	"Secret":                          `{}`,
 	"ConfigMap":                       `{}`,
@@ -48,6 +52,7 @@ var minimal = map[string]string{
 // keeps it is only a finalizer that the catalogue knows a remover of.
 func TestEveryKindCanBeMadeAndDeleted(t *testing.T) {
 	h := start(t, func(cfg *raftstore.Config) { cfg.FeatureLevel = level.Known() })
+	makeConfigNamespaces(t, h, hcov1beta1.Namespace)
 	for _, k := range kinds.All() {
 		t.Run(k.GVK.Kind, func(t *testing.T) {
 			manifest, ok := minimal[k.GVK.Kind]
@@ -56,10 +61,10 @@ func TestEveryKindCanBeMadeAndDeleted(t *testing.T) {
 			}
 			obj := parse(t, manifest)
 			obj.SetGroupVersionKind(k.GVK)
-			obj.SetName("mesh") // the only name that MeshConfig takes
+			obj.SetName(onlyName(k))
 			var objs dynamic.ResourceInterface = h.dynamic(t).Resource(k.GVK.GroupVersion().WithResource(k.Resource))
 			if k.Namespaced {
-				objs = objs.(dynamic.NamespaceableResourceInterface).Namespace("default")
+				objs = objs.(dynamic.NamespaceableResourceInterface).Namespace(onlyNamespace(k))
 			}
 			made, err := objs.Create(t.Context(), obj, metav1.CreateOptions{})
 			if err != nil {
@@ -70,23 +75,51 @@ func TestEveryKindCanBeMadeAndDeleted(t *testing.T) {
 					t.Errorf("nobody removes the finalizer %s, which is set at the creation", finalizer)
 				}
 			}
-			if err := objs.Delete(t.Context(), "mesh", metav1.DeleteOptions{}); err != nil {
+			if err := objs.Delete(t.Context(), obj.GetName(), metav1.DeleteOptions{}); err != nil {
 				t.Fatal(err)
 			}
 			if len(finalizersOf(t, made)) > 0 {
-				marked, err := objs.Get(t.Context(), "mesh", metav1.GetOptions{})
+				marked, err := objs.Get(t.Context(), obj.GetName(), metav1.GetOptions{})
 				if err != nil || marked.GetDeletionTimestamp() == nil {
 					t.Fatalf("it is not marked as being deleted (%v)", err)
 				}
 				removeFinalizers(t, objs, marked)
 			}
-			if _, err := objs.Get(t.Context(), "mesh", metav1.GetOptions{}); !apierrors.IsNotFound(err) {
+			if _, err := objs.Get(t.Context(), obj.GetName(), metav1.GetOptions{}); !apierrors.IsNotFound(err) {
 				t.Errorf("it is still there: %v", err)
 			}
 		})
 	}
 	if extra := len(minimal) - len(kinds.All()); extra > 0 {
 		t.Errorf("manifests of %d kinds that are not served among %v", extra, slices.Sorted(maps.Keys(minimal)))
+	}
+}
+
+// onlyName and onlyNamespace are where objects can be of which a mesh has one; a kind of which it can
+// have more takes any.
+func onlyName(k *kinds.Kind) string {
+	if k.GVK.Kind == "HyperConverged" {
+		return hcov1beta1.Name
+	}
+	return meshv1alpha1.Name
+}
+
+func onlyNamespace(k *kinds.Kind) string {
+	if k.GVK.Kind == "HyperConverged" {
+		return hcov1beta1.Namespace
+	}
+	return metav1.NamespaceDefault
+}
+
+// makeConfigNamespaces makes the namespaces that a steward makes in a mesh.
+func makeConfigNamespaces(t *testing.T, h *host, names ...string) {
+	t.Helper()
+	for _, name := range names {
+		ns := parse(t, `{apiVersion: v1, kind: Namespace}`)
+		ns.SetName(name)
+		if _, err := h.dynamic(t).Resource(corev1.SchemeGroupVersion.WithResource("namespaces")).Create(t.Context(), ns, metav1.CreateOptions{}); err != nil {
+			t.Fatal(err)
+		}
 	}
 }
 

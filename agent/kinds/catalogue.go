@@ -24,6 +24,7 @@ func register() []*Kind {
 		persistentVolumeClaimKind(),
 		nodeKind(),
 		meshConfigKind(),
+		hyperConvergedKind(),
 		operationKind(),
 		namespaceKind(),
 		secretKind(),

@@ -26,6 +26,7 @@ func minimal() map[string]string {
 		"PersistentVolumeClaim":           `{metadata: {name: a, namespace: ns}, spec: {accessModes: [ReadWriteOnce], resources: {requests: {storage: 1Gi}}}}`,
 		"Node":                            `{metadata: {name: a}}`,
 		"MeshConfig":                      `{metadata: {name: mesh}}`,
+		"HyperConverged":                  `{metadata: {name: kubevirt-hyperconverged, namespace: openshift-cnv}}`,
 		"Operation":                       `{metadata: {name: a}, spec: {type: RemoveHost, target: host3}}`,
 		"Namespace":                       `{metadata: {name: a}}`,
 		"Secret":                          `{metadata: {name: a, namespace: ns}, stringData: {k: v}}`,

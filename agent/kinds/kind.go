@@ -32,6 +32,10 @@ type Kind struct {
 	ShortNames, Categories []string
 	// Namespaced is true if objects belong to a namespace.
 	Namespaced bool
+	// AlsoIn are namespaces that show the objects of another namespace, which they are keys of:
+	// each object is stored there only, and clients read and write it in both. A kind that has
+	// some has a status subresource.
+	AlsoIn map[string]string
 	// Object and List are empty values of the kind's Go types.
 	Object Object
 	List   runtime.Object
@@ -140,6 +144,8 @@ func (k *Kind) validateKind() error {
 		return fmt.Errorf("kind %v: singular must be set", k.GVK)
 	case k.Object == nil || k.List == nil:
 		return fmt.Errorf("kind %v: object and list must be set", k.GVK)
+	case len(k.AlsoIn) > 0 && (!k.Namespaced || !k.Status):
+		return fmt.Errorf("kind %v: only objects in namespaces that have a status subresource can be shown in other ones", k.GVK)
 	case k.Status && !k.HasStatus():
 		return fmt.Errorf("kind %v: has no status", k.GVK)
 	case k.Support == "" || k.Writers.Spec == "" || k.HasStatus() != (k.Writers.Status != ""):

@@ -6,6 +6,7 @@ import (
 
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
+	"virtmesh/agent/kinds/hcov1beta1"
 	"virtmesh/agent/kinds/meshv1alpha1"
 	"virtmesh/agent/level"
 	machine "virtmesh/agent/vmi"
@@ -39,10 +40,18 @@ func meshConfigKind() *Kind {
 }
 
 // DefaultsUnder returns the defaults for virtual machines according to the mesh's
-// settings. A nil config stands for a mesh without a MeshConfig object.
-func DefaultsUnder(config *meshv1alpha1.MeshConfig) machine.Defaults {
+// settings and its configuration. A nil config stands for a mesh without a MeshConfig
+// object, a nil hco for one without a HyperConverged.
+func DefaultsUnder(config *meshv1alpha1.MeshConfig, hco *hcov1beta1.HyperConverged) machine.Defaults {
 	d := machine.DefaultDefaults()
 	d.MaxHotplugRatio = uint32(*meshv1alpha1.Effective(config).VirtualMachine.MaxHotplugRatio)
+	if hco == nil {
+		return d
+	}
+	if model := deref(hco.Spec.DefaultCPUModel); model != "" {
+		d.CPUModel = model
+	}
+	d.EvictionStrategy = hco.Spec.EvictionStrategy
 	return d
 }
 

@@ -82,13 +82,13 @@ func TestMeshConfigIsOne(t *testing.T) {
 }
 
 func TestMeshConfigFillsInMachines(t *testing.T) {
-	if got := DefaultsUnder(nil).MaxHotplugRatio; got != 4 {
+	if got := DefaultsUnder(nil, nil).MaxHotplugRatio; got != 4 {
 		t.Errorf("without settings machines may grow to %d times", got)
 	}
 	seven := int64(7)
 	config := &meshv1alpha1.MeshConfig{}
 	config.Spec.VirtualMachine.MaxHotplugRatio = &seven
-	if got := DefaultsUnder(config).MaxHotplugRatio; got != 7 {
+	if got := DefaultsUnder(config, nil).MaxHotplugRatio; got != 7 {
 		t.Errorf("machines may grow to %d times, want 7", got)
 	}
 }
@@ -104,7 +104,7 @@ func TestMachinesGrowBySettings(t *testing.T) {
 	}{{nil, 4}, {config, 2}} {
 		k := kind(t, "VirtualMachineInstance")
 		vmi := object(t, k, `{metadata: {name: a}, spec: {domain: {cpu: {sockets: 1}, memory: {guest: 2Gi}}}}`).(*kubevirtv1.VirtualMachineInstance)
-		k.Default(DefaultsUnder(c.config), vmi)
+		k.Default(DefaultsUnder(c.config, nil), vmi)
 		if got := vmi.Spec.Domain.CPU.MaxSockets; got != c.want {
 			t.Errorf("maxSockets %d, want %d", got, c.want)
 		}

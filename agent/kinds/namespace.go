@@ -16,7 +16,7 @@ func namespaceKind() *Kind {
 		GVK: core("Namespace"), Resource: "namespaces", Singular: "namespace", ShortNames: []string{"ns"}, Status: true,
 		Object: &ns{}, List: &corev1.NamespaceList{},
 		Support: "works, with the deletion of what is in it",
-		Writers: Writers{Spec: "users; finalizers by the API and stewards/namespace", Status: "the API, stewards/namespace"},
+		Writers: Writers{Spec: "users; those of the configuration by stewards/configuration; finalizers by the API and stewards/namespace", Status: "the API, stewards/namespace"},
 		Finalizers: map[string]string{
 			string(corev1.FinalizerKubernetes): "stewards/namespace",
 		},

@@ -20,10 +20,13 @@ func (d Defaults) SameAtStart(a, b *kubevirtv1.VirtualMachineInstance) bool {
 	return equality.Semantic.DeepEqual(a.Spec, b.Spec)
 }
 
-// KeepRoom copies the room to grow of have, the running instance, to want, where
-// template leaves it to the settings of the mesh. So a changed setting does not ask
-// running machines to restart. Both want and have must have their defaults.
-func KeepRoom(template, want, have *kubevirtv1.VirtualMachineInstanceSpec) {
+// KeepSettings copies the CPU model and the room to grow of have, the running instance, to
+// want, where template leaves them to the settings of the mesh. So a changed setting does
+// not ask running machines to restart. Both want and have must have their defaults.
+func KeepSettings(template, want, have *kubevirtv1.VirtualMachineInstanceSpec) {
+	if cpu := template.Domain.CPU; (cpu == nil || cpu.Model == "") && have.Domain.CPU != nil {
+		want.Domain.CPU.Model = have.Domain.CPU.Model
+	}
 	if cpu := template.Domain.CPU; (cpu == nil || cpu.MaxSockets == 0) && have.Domain.CPU != nil {
 		want.Domain.CPU.MaxSockets = have.Domain.CPU.MaxSockets
 	}

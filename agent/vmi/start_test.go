@@ -125,7 +125,7 @@ func TestLiveFieldsAreThoseThatAskForNoRestart(t *testing.T) {
 
 // A changed setting of the mesh asks no running machine to restart, and a changed
 // manifest does.
-func TestRoomIsKeptWhereTheMeshChose(t *testing.T) {
+func TestSettingsAreKeptWhereTheMeshChose(t *testing.T) {
 	for name, c := range map[string]struct {
 		template func(*spec)
 		same     bool
@@ -134,6 +134,7 @@ func TestRoomIsKeptWhereTheMeshChose(t *testing.T) {
 		"no CPU, no memory":      {func(s *spec) { s.Domain.CPU, s.Domain.Memory = nil, nil }, true},
 		"the template's sockets": {func(s *spec) { s.Domain.CPU.MaxSockets = 8 }, false},
 		"the template's memory":  {func(s *spec) { s.Domain.Memory.MaxGuest = quantityOf("32Gi") }, false},
+		"the template's model":   {func(s *spec) { s.Domain.CPU.Model = "Haswell" }, false},
 	} {
 		template := instance(t)
 		template.Spec.Domain.Resources = kubevirtv1.ResourceRequirements{Requests: memoryList("2Gi")}
@@ -144,13 +145,13 @@ func TestRoomIsKeptWhereTheMeshChose(t *testing.T) {
 		}
 		SetNewInstance(defaults(), running, time.Now())
 		later := defaults()
-		later.MaxHotplugRatio = 2
+		later.MaxHotplugRatio, later.CPUModel = 2, "EPYC"
 		want := template.DeepCopy()
 		later.SetInstance(want)
 		if later.SameAtStart(want, running) {
 			t.Fatalf("%s: the setting makes no difference", name)
 		}
-		KeepRoom(&template.Spec, &want.Spec, &running.Spec)
+		KeepSettings(&template.Spec, &want.Spec, &running.Spec)
 		if got := later.SameAtStart(want, running); got != c.same {
 			t.Errorf("%s: the same machine: %v, want %v", name, got, c.same)
 		}
@@ -159,7 +160,7 @@ func TestRoomIsKeptWhereTheMeshChose(t *testing.T) {
 	want := instance(t)
 	SetNewInstance(defaults(), want, time.Now())
 	before := want.DeepCopy()
-	KeepRoom(&spec{}, &want.Spec, &spec{})
+	KeepSettings(&spec{}, &want.Spec, &spec{})
 	if !reflect.DeepEqual(want, before) {
 		t.Error("room was taken from an instance that has none")
 	}

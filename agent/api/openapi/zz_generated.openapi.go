@@ -852,6 +852,37 @@ func GetOpenAPIDefinitions(ref common.ReferenceCallback) map[string]common.OpenA
 		"kubevirt.io/containerized-data-importer-api/pkg/apis/upload/v1beta1.UploadTokenRequestSpec":      schema_pkg_apis_upload_v1beta1_UploadTokenRequestSpec(ref),
 		"kubevirt.io/containerized-data-importer-api/pkg/apis/upload/v1beta1.UploadTokenRequestStatus":    schema_pkg_apis_upload_v1beta1_UploadTokenRequestStatus(ref),
 		"kubevirt.io/controller-lifecycle-operator-sdk/api.NodePlacement":                                 schema_kubevirtio_controller_lifecycle_operator_sdk_api_NodePlacement(ref),
+		"virtmesh/agent/kinds/hcov1beta1.ApplicationAwareConfigurations":                                  schema_virtmesh_agent_kinds_hcov1beta1_ApplicationAwareConfigurations(ref),
+		"virtmesh/agent/kinds/hcov1beta1.CertRotateConfig":                                                schema_virtmesh_agent_kinds_hcov1beta1_CertRotateConfig(ref),
+		"virtmesh/agent/kinds/hcov1beta1.CustomTLSProfile":                                                schema_virtmesh_agent_kinds_hcov1beta1_CustomTLSProfile(ref),
+		"virtmesh/agent/kinds/hcov1beta1.DataImportCronStatus":                                            schema_virtmesh_agent_kinds_hcov1beta1_DataImportCronStatus(ref),
+		"virtmesh/agent/kinds/hcov1beta1.DataImportCronTemplate":                                          schema_virtmesh_agent_kinds_hcov1beta1_DataImportCronTemplate(ref),
+		"virtmesh/agent/kinds/hcov1beta1.DataImportCronTemplateStatus":                                    schema_virtmesh_agent_kinds_hcov1beta1_DataImportCronTemplateStatus(ref),
+		"virtmesh/agent/kinds/hcov1beta1.HigherWorkloadDensityConfiguration":                              schema_virtmesh_agent_kinds_hcov1beta1_HigherWorkloadDensityConfiguration(ref),
+		"virtmesh/agent/kinds/hcov1beta1.HyperConverged":                                                  schema_virtmesh_agent_kinds_hcov1beta1_HyperConverged(ref),
+		"virtmesh/agent/kinds/hcov1beta1.HyperConvergedCertConfig":                                        schema_virtmesh_agent_kinds_hcov1beta1_HyperConvergedCertConfig(ref),
+		"virtmesh/agent/kinds/hcov1beta1.HyperConvergedConfig":                                            schema_virtmesh_agent_kinds_hcov1beta1_HyperConvergedConfig(ref),
+		"virtmesh/agent/kinds/hcov1beta1.HyperConvergedFeatureGates":                                      schema_virtmesh_agent_kinds_hcov1beta1_HyperConvergedFeatureGates(ref),
+		"virtmesh/agent/kinds/hcov1beta1.HyperConvergedList":                                              schema_virtmesh_agent_kinds_hcov1beta1_HyperConvergedList(ref),
+		"virtmesh/agent/kinds/hcov1beta1.HyperConvergedObsoleteCPUs":                                      schema_virtmesh_agent_kinds_hcov1beta1_HyperConvergedObsoleteCPUs(ref),
+		"virtmesh/agent/kinds/hcov1beta1.HyperConvergedSpec":                                              schema_virtmesh_agent_kinds_hcov1beta1_HyperConvergedSpec(ref),
+		"virtmesh/agent/kinds/hcov1beta1.HyperConvergedStatus":                                            schema_virtmesh_agent_kinds_hcov1beta1_HyperConvergedStatus(ref),
+		"virtmesh/agent/kinds/hcov1beta1.HyperConvergedWorkloadUpdateStrategy":                            schema_virtmesh_agent_kinds_hcov1beta1_HyperConvergedWorkloadUpdateStrategy(ref),
+		"virtmesh/agent/kinds/hcov1beta1.KubeMacPoolConfig":                                               schema_virtmesh_agent_kinds_hcov1beta1_KubeMacPoolConfig(ref),
+		"virtmesh/agent/kinds/hcov1beta1.LiveMigrationConfigurations":                                     schema_virtmesh_agent_kinds_hcov1beta1_LiveMigrationConfigurations(ref),
+		"virtmesh/agent/kinds/hcov1beta1.LogVerbosityConfiguration":                                       schema_virtmesh_agent_kinds_hcov1beta1_LogVerbosityConfiguration(ref),
+		"virtmesh/agent/kinds/hcov1beta1.MediatedDevicesConfiguration":                                    schema_virtmesh_agent_kinds_hcov1beta1_MediatedDevicesConfiguration(ref),
+		"virtmesh/agent/kinds/hcov1beta1.MediatedHostDevice":                                              schema_virtmesh_agent_kinds_hcov1beta1_MediatedHostDevice(ref),
+		"virtmesh/agent/kinds/hcov1beta1.NodeMediatedDeviceTypesConfig":                                   schema_virtmesh_agent_kinds_hcov1beta1_NodeMediatedDeviceTypesConfig(ref),
+		"virtmesh/agent/kinds/hcov1beta1.OperandResourceRequirements":                                     schema_virtmesh_agent_kinds_hcov1beta1_OperandResourceRequirements(ref),
+		"virtmesh/agent/kinds/hcov1beta1.PciHostDevice":                                                   schema_virtmesh_agent_kinds_hcov1beta1_PciHostDevice(ref),
+		"virtmesh/agent/kinds/hcov1beta1.PermittedHostDevices":                                            schema_virtmesh_agent_kinds_hcov1beta1_PermittedHostDevices(ref),
+		"virtmesh/agent/kinds/hcov1beta1.StorageImportConfig":                                             schema_virtmesh_agent_kinds_hcov1beta1_StorageImportConfig(ref),
+		"virtmesh/agent/kinds/hcov1beta1.TLSProfile":                                                      schema_virtmesh_agent_kinds_hcov1beta1_TLSProfile(ref),
+		"virtmesh/agent/kinds/hcov1beta1.TLSSecurityProfile":                                              schema_virtmesh_agent_kinds_hcov1beta1_TLSSecurityProfile(ref),
+		"virtmesh/agent/kinds/hcov1beta1.USBHostDevice":                                                   schema_virtmesh_agent_kinds_hcov1beta1_USBHostDevice(ref),
+		"virtmesh/agent/kinds/hcov1beta1.USBSelector":                                                     schema_virtmesh_agent_kinds_hcov1beta1_USBSelector(ref),
+		"virtmesh/agent/kinds/hcov1beta1.VirtualMachineOptions":                                           schema_virtmesh_agent_kinds_hcov1beta1_VirtualMachineOptions(ref),
 		"virtmesh/agent/kinds/meshv1alpha1.Capacity":                                                      schema_virtmesh_agent_kinds_meshv1alpha1_Capacity(ref),
 		"virtmesh/agent/kinds/meshv1alpha1.Encryption":                                                    schema_virtmesh_agent_kinds_meshv1alpha1_Encryption(ref),
 		"virtmesh/agent/kinds/meshv1alpha1.MeshConfig":                                                    schema_virtmesh_agent_kinds_meshv1alpha1_MeshConfig(ref),
@@ -41645,6 +41676,1713 @@ func schema_kubevirtio_controller_lifecycle_operator_sdk_api_NodePlacement(ref c
 		},
 		Dependencies: []string{
 			corev1.Affinity{}.OpenAPIModelName(), corev1.Toleration{}.OpenAPIModelName()},
+	}
+}
+
+func schema_virtmesh_agent_kinds_hcov1beta1_ApplicationAwareConfigurations(ref common.ReferenceCallback) common.OpenAPIDefinition {
+	return common.OpenAPIDefinition{
+		Schema: spec.Schema{
+			SchemaProps: spec.SchemaProps{
+				Description: "ApplicationAwareConfigurations configure the quotas of the Application Aware Quota operator.",
+				Type:        []string{"object"},
+				Properties: map[string]spec.Schema{
+					"vmiCalcConfigName": {
+						SchemaProps: spec.SchemaProps{
+							Description: "VmiCalcConfigName says what a machine counts.",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+					"namespaceSelector": {
+						SchemaProps: spec.SchemaProps{
+							Description: "NamespaceSelector selects the namespaces.",
+							Ref:         ref(metav1.LabelSelector{}.OpenAPIModelName()),
+						},
+					},
+					"allowApplicationAwareClusterResourceQuota": {
+						SchemaProps: spec.SchemaProps{
+							Description: "AllowApplicationAwareClusterResourceQuota allows quotas of several namespaces.",
+							Type:        []string{"boolean"},
+							Format:      "",
+						},
+					},
+				},
+			},
+		},
+		Dependencies: []string{
+			metav1.LabelSelector{}.OpenAPIModelName()},
+	}
+}
+
+func schema_virtmesh_agent_kinds_hcov1beta1_CertRotateConfig(ref common.ReferenceCallback) common.OpenAPIDefinition {
+	return common.OpenAPIDefinition{
+		Schema: spec.Schema{
+			SchemaProps: spec.SchemaProps{
+				Description: "CertRotateConfig is about one sort of certificates.",
+				Type:        []string{"object"},
+				Properties: map[string]spec.Schema{
+					"duration": {
+						SchemaProps: spec.SchemaProps{
+							Description: "Duration is how long a certificate is good.",
+							Ref:         ref(metav1.Duration{}.OpenAPIModelName()),
+						},
+					},
+					"renewBefore": {
+						SchemaProps: spec.SchemaProps{
+							Description: "RenewBefore is how long before its end a certificate is renewed.",
+							Ref:         ref(metav1.Duration{}.OpenAPIModelName()),
+						},
+					},
+				},
+			},
+		},
+		Dependencies: []string{
+			metav1.Duration{}.OpenAPIModelName()},
+	}
+}
+
+func schema_virtmesh_agent_kinds_hcov1beta1_CustomTLSProfile(ref common.ReferenceCallback) common.OpenAPIDefinition {
+	return common.OpenAPIDefinition{
+		Schema: spec.Schema{
+			SchemaProps: spec.SchemaProps{
+				Description: "CustomTLSProfile is what servers accept.",
+				Type:        []string{"object"},
+				Properties: map[string]spec.Schema{
+					"ciphers": {
+						VendorExtensible: spec.VendorExtensible{
+							Extensions: spec.Extensions{
+								"x-kubernetes-list-type": "atomic",
+							},
+						},
+						SchemaProps: spec.SchemaProps{
+							Description: "Ciphers are names of OpenSSL.",
+							Type:        []string{"array"},
+							Items: &spec.SchemaOrArray{
+								Schema: &spec.Schema{
+									SchemaProps: spec.SchemaProps{
+										Type:   []string{"string"},
+										Format: "",
+									},
+								},
+							},
+						},
+					},
+					"minTLSVersion": {
+						SchemaProps: spec.SchemaProps{
+							Description: "MinTLSVersion is VersionTLS10 to VersionTLS13.",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+				},
+			},
+		},
+	}
+}
+
+func schema_virtmesh_agent_kinds_hcov1beta1_DataImportCronStatus(ref common.ReferenceCallback) common.OpenAPIDefinition {
+	return common.OpenAPIDefinition{
+		Schema: spec.Schema{
+			SchemaProps: spec.SchemaProps{
+				Description: "DataImportCronStatus says where a template comes from.",
+				Type:        []string{"object"},
+				Properties: map[string]spec.Schema{
+					"commonTemplate": {
+						SchemaProps: spec.SchemaProps{
+							Description: "CommonTemplate is true if it comes with the product: never in a mesh.",
+							Type:        []string{"boolean"},
+							Format:      "",
+						},
+					},
+				},
+			},
+		},
+	}
+}
+
+func schema_virtmesh_agent_kinds_hcov1beta1_DataImportCronTemplate(ref common.ReferenceCallback) common.OpenAPIDefinition {
+	return common.OpenAPIDefinition{
+		Schema: spec.Schema{
+			SchemaProps: spec.SchemaProps{
+				Description: "DataImportCronTemplate is an image that is imported again and again.",
+				Type:        []string{"object"},
+				Properties: map[string]spec.Schema{
+					"metadata": {
+						SchemaProps: spec.SchemaProps{
+							Default: map[string]interface{}{},
+							Ref:     ref(metav1.ObjectMeta{}.OpenAPIModelName()),
+						},
+					},
+					"spec": {
+						SchemaProps: spec.SchemaProps{
+							Description: "Spec says from where, when and to what. It is required unless the annotation dataimportcrontemplate.kubevirt.io/enable is \"false\".",
+							Ref:         ref("kubevirt.io/containerized-data-importer-api/pkg/apis/core/v1beta1.DataImportCronSpec"),
+						},
+					},
+				},
+			},
+		},
+		Dependencies: []string{
+			metav1.ObjectMeta{}.OpenAPIModelName(), "kubevirt.io/containerized-data-importer-api/pkg/apis/core/v1beta1.DataImportCronSpec"},
+	}
+}
+
+func schema_virtmesh_agent_kinds_hcov1beta1_DataImportCronTemplateStatus(ref common.ReferenceCallback) common.OpenAPIDefinition {
+	return common.OpenAPIDefinition{
+		Schema: spec.Schema{
+			SchemaProps: spec.SchemaProps{
+				Description: "DataImportCronTemplateStatus is an image and what became of it.",
+				Type:        []string{"object"},
+				Properties: map[string]spec.Schema{
+					"metadata": {
+						SchemaProps: spec.SchemaProps{
+							Default: map[string]interface{}{},
+							Ref:     ref(metav1.ObjectMeta{}.OpenAPIModelName()),
+						},
+					},
+					"spec": {
+						SchemaProps: spec.SchemaProps{
+							Description: "Spec says from where, when and to what. It is required unless the annotation dataimportcrontemplate.kubevirt.io/enable is \"false\".",
+							Ref:         ref("kubevirt.io/containerized-data-importer-api/pkg/apis/core/v1beta1.DataImportCronSpec"),
+						},
+					},
+					"status": {
+						SchemaProps: spec.SchemaProps{
+							Description: "Status says where the template comes from.",
+							Default:     map[string]interface{}{},
+							Ref:         ref("virtmesh/agent/kinds/hcov1beta1.DataImportCronStatus"),
+						},
+					},
+				},
+			},
+		},
+		Dependencies: []string{
+			metav1.ObjectMeta{}.OpenAPIModelName(), "kubevirt.io/containerized-data-importer-api/pkg/apis/core/v1beta1.DataImportCronSpec", "virtmesh/agent/kinds/hcov1beta1.DataImportCronStatus"},
+	}
+}
+
+func schema_virtmesh_agent_kinds_hcov1beta1_HigherWorkloadDensityConfiguration(ref common.ReferenceCallback) common.OpenAPIDefinition {
+	return common.OpenAPIDefinition{
+		Schema: spec.Schema{
+			SchemaProps: spec.SchemaProps{
+				Description: "HigherWorkloadDensityConfiguration says how much more memory guests see than hosts have.",
+				Type:        []string{"object"},
+				Properties: map[string]spec.Schema{
+					"memoryOvercommitPercentage": {
+						SchemaProps: spec.SchemaProps{
+							Description: "MemoryOvercommitPercentage is guest memory in percent of what a machine is charged.",
+							Type:        []string{"integer"},
+							Format:      "int32",
+						},
+					},
+				},
+			},
+		},
+	}
+}
+
+func schema_virtmesh_agent_kinds_hcov1beta1_HyperConverged(ref common.ReferenceCallback) common.OpenAPIDefinition {
+	return common.OpenAPIDefinition{
+		Schema: spec.Schema{
+			SchemaProps: spec.SchemaProps{
+				Description: "HyperConverged configures virtualization for all hosts. There is one, named kubevirt-hyperconverged. A field that is taken out gets its default again.",
+				Type:        []string{"object"},
+				Properties: map[string]spec.Schema{
+					"kind": {
+						SchemaProps: spec.SchemaProps{
+							Description: "Kind is a string value representing the REST resource this object represents. Servers may infer this from the endpoint the client submits requests to. Cannot be updated. In CamelCase. More info: https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#types-kinds",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+					"apiVersion": {
+						SchemaProps: spec.SchemaProps{
+							Description: "APIVersion defines the versioned schema of this representation of an object. Servers should convert recognized schemas to the latest internal value, and may reject unrecognized values. More info: https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#resources",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+					"metadata": {
+						SchemaProps: spec.SchemaProps{
+							Default: map[string]interface{}{},
+							Ref:     ref(metav1.ObjectMeta{}.OpenAPIModelName()),
+						},
+					},
+					"spec": {
+						SchemaProps: spec.SchemaProps{
+							Description: "Spec is the configuration.",
+							Default:     map[string]interface{}{},
+							Ref:         ref("virtmesh/agent/kinds/hcov1beta1.HyperConvergedSpec"),
+						},
+					},
+					"status": {
+						SchemaProps: spec.SchemaProps{
+							Description: "Status says whether the configuration is in force.",
+							Default:     map[string]interface{}{},
+							Ref:         ref("virtmesh/agent/kinds/hcov1beta1.HyperConvergedStatus"),
+						},
+					},
+				},
+			},
+		},
+		Dependencies: []string{
+			metav1.ObjectMeta{}.OpenAPIModelName(), "virtmesh/agent/kinds/hcov1beta1.HyperConvergedSpec", "virtmesh/agent/kinds/hcov1beta1.HyperConvergedStatus"},
+	}
+}
+
+func schema_virtmesh_agent_kinds_hcov1beta1_HyperConvergedCertConfig(ref common.ReferenceCallback) common.OpenAPIDefinition {
+	return common.OpenAPIDefinition{
+		Schema: spec.Schema{
+			SchemaProps: spec.SchemaProps{
+				Description: "HyperConvergedCertConfig says how long internal certificates are good, and when they are renewed. No value is below ten minutes.",
+				Type:        []string{"object"},
+				Properties: map[string]spec.Schema{
+					"ca": {
+						SchemaProps: spec.SchemaProps{
+							Description: "CA is about the certificates of authorities. Default 48h0m0s and 24h0m0s.",
+							Default:     map[string]interface{}{},
+							Ref:         ref("virtmesh/agent/kinds/hcov1beta1.CertRotateConfig"),
+						},
+					},
+					"server": {
+						SchemaProps: spec.SchemaProps{
+							Description: "Server is about the certificates of servers. Default 24h0m0s and 12h0m0s.",
+							Default:     map[string]interface{}{},
+							Ref:         ref("virtmesh/agent/kinds/hcov1beta1.CertRotateConfig"),
+						},
+					},
+				},
+			},
+		},
+		Dependencies: []string{
+			"virtmesh/agent/kinds/hcov1beta1.CertRotateConfig"},
+	}
+}
+
+func schema_virtmesh_agent_kinds_hcov1beta1_HyperConvergedConfig(ref common.ReferenceCallback) common.OpenAPIDefinition {
+	return common.OpenAPIDefinition{
+		Schema: spec.Schema{
+			SchemaProps: spec.SchemaProps{
+				Description: "HyperConvergedConfig is about a group of components.",
+				Type:        []string{"object"},
+				Properties: map[string]spec.Schema{
+					"nodePlacement": {
+						SchemaProps: spec.SchemaProps{
+							Description: "NodePlacement says on which nodes they run.",
+							Ref:         ref("kubevirt.io/controller-lifecycle-operator-sdk/api.NodePlacement"),
+						},
+					},
+				},
+			},
+		},
+		Dependencies: []string{
+			"kubevirt.io/controller-lifecycle-operator-sdk/api.NodePlacement"},
+	}
+}
+
+func schema_virtmesh_agent_kinds_hcov1beta1_HyperConvergedFeatureGates(ref common.ReferenceCallback) common.OpenAPIDefinition {
+	return common.OpenAPIDefinition{
+		Schema: spec.Schema{
+			SchemaProps: spec.SchemaProps{
+				Description: "HyperConvergedFeatureGates switch features on and off.",
+				Type:        []string{"object"},
+				Properties: map[string]spec.Schema{
+					"downwardMetrics": {
+						SchemaProps: spec.SchemaProps{
+							Description: "DownwardMetrics lets guests read metrics of their host.",
+							Type:        []string{"boolean"},
+							Format:      "",
+						},
+					},
+					"withHostPassthroughCPU": {
+						SchemaProps: spec.SchemaProps{
+							Description: "WithHostPassthroughCPU had to do with CPU models. It has no effect.",
+							Type:        []string{"boolean"},
+							Format:      "",
+						},
+					},
+					"enableCommonBootImageImport": {
+						SchemaProps: spec.SchemaProps{
+							Description: "EnableCommonBootImageImport imports common images and keeps them new. Default true.",
+							Type:        []string{"boolean"},
+							Format:      "",
+						},
+					},
+					"deployTektonTaskResources": {
+						SchemaProps: spec.SchemaProps{
+							Description: "DeployTektonTaskResources brings tasks and pipelines for Tekton.",
+							Type:        []string{"boolean"},
+							Format:      "",
+						},
+					},
+					"deployVmConsoleProxy": {
+						SchemaProps: spec.SchemaProps{
+							Description: "DeployVMConsoleProxy brings the proxy for VNC tokens.",
+							Type:        []string{"boolean"},
+							Format:      "",
+						},
+					},
+					"VMPersistentState": {
+						SchemaProps: spec.SchemaProps{
+							Description: "VMPersistentState keeps the state of firmware and TPM of machines that ask for it.",
+							Type:        []string{"boolean"},
+							Format:      "",
+						},
+					},
+					"HotplugVolumes": {
+						SchemaProps: spec.SchemaProps{
+							Description: "HotplugVolumes lets volumes be added to running machines.",
+							Type:        []string{"boolean"},
+							Format:      "",
+						},
+					},
+					"deployKubeSecondaryDNS": {
+						SchemaProps: spec.SchemaProps{
+							Description: "DeployKubeSecondaryDNS brings the name server for secondary networks.",
+							Type:        []string{"boolean"},
+							Format:      "",
+						},
+					},
+					"deployKubevirtIpamController": {
+						SchemaProps: spec.SchemaProps{
+							Description: "DeployKubevirtIpamController brings the controller that keeps addresses of machines.",
+							Type:        []string{"boolean"},
+							Format:      "",
+						},
+					},
+					"nonRoot": {
+						SchemaProps: spec.SchemaProps{
+							Description: "NonRoot had to do with the user of guests. It has no effect.",
+							Type:        []string{"boolean"},
+							Format:      "",
+						},
+					},
+					"disableMDevConfiguration": {
+						SchemaProps: spec.SchemaProps{
+							Description: "DisableMDevConfiguration leaves mediated devices to others.",
+							Type:        []string{"boolean"},
+							Format:      "",
+						},
+					},
+					"persistentReservation": {
+						SchemaProps: spec.SchemaProps{
+							Description: "PersistentReservation lets guests use SCSI persistent reservations.",
+							Type:        []string{"boolean"},
+							Format:      "",
+						},
+					},
+					"enableManagedTenantQuota": {
+						SchemaProps: spec.SchemaProps{
+							Description: "EnableManagedTenantQuota brought quotas. It has no effect.",
+							Type:        []string{"boolean"},
+							Format:      "",
+						},
+					},
+					"autoResourceLimits": {
+						SchemaProps: spec.SchemaProps{
+							Description: "AutoResourceLimits sets limits in namespaces with quotas.",
+							Type:        []string{"boolean"},
+							Format:      "",
+						},
+					},
+					"alignCPUs": {
+						SchemaProps: spec.SchemaProps{
+							Description: "AlignCPUs rounds the dedicated CPUs of a machine up to an even number.",
+							Type:        []string{"boolean"},
+							Format:      "",
+						},
+					},
+					"enableApplicationAwareQuota": {
+						SchemaProps: spec.SchemaProps{
+							Description: "EnableApplicationAwareQuota brings the Application Aware Quota operator.",
+							Type:        []string{"boolean"},
+							Format:      "",
+						},
+					},
+					"primaryUserDefinedNetworkBinding": {
+						SchemaProps: spec.SchemaProps{
+							Description: "PrimaryUserDefinedNetworkBinding lets machines use primary networks of users.",
+							Type:        []string{"boolean"},
+							Format:      "",
+						},
+					},
+					"enableMultiArchBootImageImport": {
+						SchemaProps: spec.SchemaProps{
+							Description: "EnableMultiArchBootImageImport imports images for every architecture.",
+							Type:        []string{"boolean"},
+							Format:      "",
+						},
+					},
+					"decentralizedLiveMigration": {
+						SchemaProps: spec.SchemaProps{
+							Description: "DecentralizedLiveMigration lets machines migrate to other clusters.",
+							Type:        []string{"boolean"},
+							Format:      "",
+						},
+					},
+					"declarativeHotplugVolumes": {
+						SchemaProps: spec.SchemaProps{
+							Description: "DeclarativeHotplugVolumes lets volumes be added by changing a machine's template.",
+							Type:        []string{"boolean"},
+							Format:      "",
+						},
+					},
+					"videoConfig": {
+						SchemaProps: spec.SchemaProps{
+							Description: "VideoConfig lets machines choose their video device. It has no effect.",
+							Type:        []string{"boolean"},
+							Format:      "",
+						},
+					},
+					"objectGraph": {
+						SchemaProps: spec.SchemaProps{
+							Description: "ObjectGraph brings the subresource objectgraph.",
+							Type:        []string{"boolean"},
+							Format:      "",
+						},
+					},
+					"incrementalBackup": {
+						SchemaProps: spec.SchemaProps{
+							Description: "IncrementalBackup lets backups copy changed blocks only.",
+							Type:        []string{"boolean"},
+							Format:      "",
+						},
+					},
+					"containerPathVolumes": {
+						SchemaProps: spec.SchemaProps{
+							Description: "ContainerPathVolumes lets guests mount paths of the pod that runs them.",
+							Type:        []string{"boolean"},
+							Format:      "",
+						},
+					},
+				},
+			},
+		},
+	}
+}
+
+func schema_virtmesh_agent_kinds_hcov1beta1_HyperConvergedList(ref common.ReferenceCallback) common.OpenAPIDefinition {
+	return common.OpenAPIDefinition{
+		Schema: spec.Schema{
+			SchemaProps: spec.SchemaProps{
+				Description: "HyperConvergedList is a list of HyperConverged.",
+				Type:        []string{"object"},
+				Properties: map[string]spec.Schema{
+					"kind": {
+						SchemaProps: spec.SchemaProps{
+							Description: "Kind is a string value representing the REST resource this object represents. Servers may infer this from the endpoint the client submits requests to. Cannot be updated. In CamelCase. More info: https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#types-kinds",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+					"apiVersion": {
+						SchemaProps: spec.SchemaProps{
+							Description: "APIVersion defines the versioned schema of this representation of an object. Servers should convert recognized schemas to the latest internal value, and may reject unrecognized values. More info: https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#resources",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+					"metadata": {
+						SchemaProps: spec.SchemaProps{
+							Default: map[string]interface{}{},
+							Ref:     ref(metav1.ListMeta{}.OpenAPIModelName()),
+						},
+					},
+					"items": {
+						SchemaProps: spec.SchemaProps{
+							Description: "Items holds the objects of the list: at most one.",
+							Type:        []string{"array"},
+							Items: &spec.SchemaOrArray{
+								Schema: &spec.Schema{
+									SchemaProps: spec.SchemaProps{
+										Ref: ref("virtmesh/agent/kinds/hcov1beta1.HyperConverged"),
+									},
+								},
+							},
+						},
+					},
+				},
+				Required: []string{"items"},
+			},
+		},
+		Dependencies: []string{
+			metav1.ListMeta{}.OpenAPIModelName(), "virtmesh/agent/kinds/hcov1beta1.HyperConverged"},
+	}
+}
+
+func schema_virtmesh_agent_kinds_hcov1beta1_HyperConvergedObsoleteCPUs(ref common.ReferenceCallback) common.OpenAPIDefinition {
+	return common.OpenAPIDefinition{
+		Schema: spec.Schema{
+			SchemaProps: spec.SchemaProps{
+				Description: "HyperConvergedObsoleteCPUs names CPU models that nodes should not offer.",
+				Type:        []string{"object"},
+				Properties: map[string]spec.Schema{
+					"minCPUModel": {
+						SchemaProps: spec.SchemaProps{
+							Description: "MinCPUModel is the model whose features every host has.",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+					"cpuModels": {
+						VendorExtensible: spec.VendorExtensible{
+							Extensions: spec.Extensions{
+								"x-kubernetes-list-type": "set",
+							},
+						},
+						SchemaProps: spec.SchemaProps{
+							Description: "CPUModels are added to the models that are known to be obsolete.",
+							Type:        []string{"array"},
+							Items: &spec.SchemaOrArray{
+								Schema: &spec.Schema{
+									SchemaProps: spec.SchemaProps{
+										Type:   []string{"string"},
+										Format: "",
+									},
+								},
+							},
+						},
+					},
+				},
+			},
+		},
+	}
+}
+
+func schema_virtmesh_agent_kinds_hcov1beta1_HyperConvergedSpec(ref common.ReferenceCallback) common.OpenAPIDefinition {
+	return common.OpenAPIDefinition{
+		Schema: spec.Schema{
+			SchemaProps: spec.SchemaProps{
+				Description: "HyperConvergedSpec is the configuration.",
+				Type:        []string{"object"},
+				Properties: map[string]spec.Schema{
+					"localStorageClassName": {
+						SchemaProps: spec.SchemaProps{
+							Description: "LocalStorageClassName is a name that earlier versions used. It has no effect.",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+					"tuningPolicy": {
+						SchemaProps: spec.SchemaProps{
+							Description: "TuningPolicy says where the limits of requests come from: \"annotation\", from the annotation hco.kubevirt.io/tuningPolicy, or \"highBurst\".",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+					"infra": {
+						SchemaProps: spec.SchemaProps{
+							Description: "Infra says on which nodes the components run that serve the whole cluster.",
+							Default:     map[string]interface{}{},
+							Ref:         ref("virtmesh/agent/kinds/hcov1beta1.HyperConvergedConfig"),
+						},
+					},
+					"workloads": {
+						SchemaProps: spec.SchemaProps{
+							Description: "Workloads says on which nodes virtual machines can run.",
+							Default:     map[string]interface{}{},
+							Ref:         ref("virtmesh/agent/kinds/hcov1beta1.HyperConvergedConfig"),
+						},
+					},
+					"featureGates": {
+						SchemaProps: spec.SchemaProps{
+							Description: "FeatureGates switch features on and off.",
+							Default:     map[string]interface{}{},
+							Ref:         ref("virtmesh/agent/kinds/hcov1beta1.HyperConvergedFeatureGates"),
+						},
+					},
+					"liveMigrationConfig": {
+						SchemaProps: spec.SchemaProps{
+							Description: "LiveMigrationConfig limits live migrations.",
+							Default:     map[string]interface{}{},
+							Ref:         ref("virtmesh/agent/kinds/hcov1beta1.LiveMigrationConfigurations"),
+						},
+					},
+					"permittedHostDevices": {
+						SchemaProps: spec.SchemaProps{
+							Description: "PermittedHostDevices are the devices of hosts that guests can be given.",
+							Ref:         ref("virtmesh/agent/kinds/hcov1beta1.PermittedHostDevices"),
+						},
+					},
+					"mediatedDevicesConfiguration": {
+						SchemaProps: spec.SchemaProps{
+							Description: "MediatedDevicesConfiguration names the mediated devices that hosts make.",
+							Ref:         ref("virtmesh/agent/kinds/hcov1beta1.MediatedDevicesConfiguration"),
+						},
+					},
+					"certConfig": {
+						SchemaProps: spec.SchemaProps{
+							Description: "CertConfig says how long internal certificates are good, and when they are renewed.",
+							Default:     map[string]interface{}{},
+							Ref:         ref("virtmesh/agent/kinds/hcov1beta1.HyperConvergedCertConfig"),
+						},
+					},
+					"resourceRequirements": {
+						SchemaProps: spec.SchemaProps{
+							Description: "ResourceRequirements are about what components and machines request.",
+							Ref:         ref("virtmesh/agent/kinds/hcov1beta1.OperandResourceRequirements"),
+						},
+					},
+					"scratchSpaceStorageClass": {
+						SchemaProps: spec.SchemaProps{
+							Description: "ScratchSpaceStorageClass names the storage class for what imports need for a while.",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+					"vddkInitImage": {
+						SchemaProps: spec.SchemaProps{
+							Description: "VddkInitImage is the image of VMware's library, for imports from there.",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+					"defaultCPUModel": {
+						SchemaProps: spec.SchemaProps{
+							Description: "DefaultCPUModel is the CPU model of machines that name none; without it, they have the host's (host-model). A change is for machines that start after it.",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+					"defaultRuntimeClass": {
+						SchemaProps: spec.SchemaProps{
+							Description: "DefaultRuntimeClass is the runtime class of pods that run machines.",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+					"obsoleteCPUs": {
+						SchemaProps: spec.SchemaProps{
+							Description: "ObsoleteCPUs names CPU models that nodes should not offer.",
+							Ref:         ref("virtmesh/agent/kinds/hcov1beta1.HyperConvergedObsoleteCPUs"),
+						},
+					},
+					"commonTemplatesNamespace": {
+						SchemaProps: spec.SchemaProps{
+							Description: "CommonTemplatesNamespace is where the templates are that come with the product.",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+					"storageImport": {
+						SchemaProps: spec.SchemaProps{
+							Description: "StorageImport configures imports of data.",
+							Ref:         ref("virtmesh/agent/kinds/hcov1beta1.StorageImportConfig"),
+						},
+					},
+					"workloadUpdateStrategy": {
+						SchemaProps: spec.SchemaProps{
+							Description: "WorkloadUpdateStrategy says how running machines get to newer versions of what runs them.",
+							Default:     map[string]interface{}{},
+							Ref:         ref("virtmesh/agent/kinds/hcov1beta1.HyperConvergedWorkloadUpdateStrategy"),
+						},
+					},
+					"dataImportCronTemplates": {
+						VendorExtensible: spec.VendorExtensible{
+							Extensions: spec.Extensions{
+								"x-kubernetes-list-type": "atomic",
+							},
+						},
+						SchemaProps: spec.SchemaProps{
+							Description: "DataImportCronTemplates are images that are imported again and again.",
+							Type:        []string{"array"},
+							Items: &spec.SchemaOrArray{
+								Schema: &spec.Schema{
+									SchemaProps: spec.SchemaProps{
+										Ref: ref("virtmesh/agent/kinds/hcov1beta1.DataImportCronTemplate"),
+									},
+								},
+							},
+						},
+					},
+					"filesystemOverhead": {
+						SchemaProps: spec.SchemaProps{
+							Description: "FilesystemOverhead is what file systems take of a volume: fractions such as \"0.055\".",
+							Ref:         ref("kubevirt.io/containerized-data-importer-api/pkg/apis/core/v1beta1.FilesystemOverhead"),
+						},
+					},
+					"uninstallStrategy": {
+						SchemaProps: spec.SchemaProps{
+							Description: "UninstallStrategy says what becomes of machines when the object is deleted: \"BlockUninstallIfWorkloadsExist\", the default, or \"RemoveWorkloads\".",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+					"logVerbosityConfig": {
+						SchemaProps: spec.SchemaProps{
+							Description: "LogVerbosityConfig says how much components log: from 1 to 9.",
+							Ref:         ref("virtmesh/agent/kinds/hcov1beta1.LogVerbosityConfiguration"),
+						},
+					},
+					"tlsSecurityProfile": {
+						SchemaProps: spec.SchemaProps{
+							Description: "TLSSecurityProfile says which versions and ciphers of TLS servers accept.",
+							Ref:         ref("virtmesh/agent/kinds/hcov1beta1.TLSSecurityProfile"),
+						},
+					},
+					"tektonPipelinesNamespace": {
+						SchemaProps: spec.SchemaProps{
+							Description: "TektonPipelinesNamespace is where example pipelines are.",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+					"tektonTasksNamespace": {
+						SchemaProps: spec.SchemaProps{
+							Description: "TektonTasksNamespace is where tasks for pipelines are.",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+					"kubeSecondaryDNSNameServerIP": {
+						SchemaProps: spec.SchemaProps{
+							Description: "KubeSecondaryDNSNameServerIP is the address of the name server for secondary networks.",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+					"kubeMacPoolConfiguration": {
+						SchemaProps: spec.SchemaProps{
+							Description: "KubeMacPoolConfiguration is the range that MAC addresses are taken from.",
+							Ref:         ref("virtmesh/agent/kinds/hcov1beta1.KubeMacPoolConfig"),
+						},
+					},
+					"evictionStrategy": {
+						SchemaProps: spec.SchemaProps{
+							Description: "EvictionStrategy is that of machines that name none: None, LiveMigrate, LiveMigrateIfPossible or External. A machine that runs gets it when its VirtualMachine changes, at the latest at its next start.",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+					"vmStateStorageClass": {
+						SchemaProps: spec.SchemaProps{
+							Description: "VMStateStorageClass names the storage class for the state of firmware and TPM.",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+					"virtualMachineOptions": {
+						SchemaProps: spec.SchemaProps{
+							Description: "VirtualMachineOptions are about all machines.",
+							Ref:         ref("virtmesh/agent/kinds/hcov1beta1.VirtualMachineOptions"),
+						},
+					},
+					"commonBootImageNamespace": {
+						SchemaProps: spec.SchemaProps{
+							Description: "CommonBootImageNamespace is where the images are that come with the product.",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+					"ksmConfiguration": {
+						SchemaProps: spec.SchemaProps{
+							Description: "KSMConfiguration selects the nodes that merge equal pages of memory.",
+							Ref:         ref("kubevirt.io/api/core/v1.KSMConfiguration"),
+						},
+					},
+					"changedBlockTrackingLabelSelectors": {
+						SchemaProps: spec.SchemaProps{
+							Description: "ChangedBlockTrackingLabelSelectors select the machines whose changed blocks are tracked.",
+							Ref:         ref("kubevirt.io/api/core/v1.ChangedBlockTrackingSelectors"),
+						},
+					},
+					"networkBinding": {
+						SchemaProps: spec.SchemaProps{
+							Description: "NetworkBinding are the plugins that bind guests to networks, by name.",
+							Type:        []string{"object"},
+							AdditionalProperties: &spec.SchemaOrBool{
+								Allows: true,
+								Schema: &spec.Schema{
+									SchemaProps: spec.SchemaProps{
+										Ref: ref("kubevirt.io/api/core/v1.InterfaceBindingPlugin"),
+									},
+								},
+							},
+						},
+					},
+					"applicationAwareConfig": {
+						SchemaProps: spec.SchemaProps{
+							Description: "ApplicationAwareConfig configures the quotas of the Application Aware Quota operator.",
+							Ref:         ref("virtmesh/agent/kinds/hcov1beta1.ApplicationAwareConfigurations"),
+						},
+					},
+					"higherWorkloadDensity": {
+						SchemaProps: spec.SchemaProps{
+							Description: "HigherWorkloadDensity says how much more memory guests see than hosts have.",
+							Ref:         ref("virtmesh/agent/kinds/hcov1beta1.HigherWorkloadDensityConfiguration"),
+						},
+					},
+					"enableCommonBootImageImport": {
+						SchemaProps: spec.SchemaProps{
+							Description: "EnableCommonBootImageImport switches the import of common images.",
+							Type:        []string{"boolean"},
+							Format:      "",
+						},
+					},
+					"instancetypeConfig": {
+						SchemaProps: spec.SchemaProps{
+							Description: "InstancetypeConfig is about references to instance types.",
+							Ref:         ref("kubevirt.io/api/core/v1.InstancetypeConfiguration"),
+						},
+					},
+					"CommonInstancetypesDeployment": {
+						SchemaProps: spec.SchemaProps{
+							Description: "CommonInstancetypesDeployment switches the common instance types.",
+							Ref:         ref("kubevirt.io/api/core/v1.CommonInstancetypesDeployment"),
+						},
+					},
+					"deployVmConsoleProxy": {
+						SchemaProps: spec.SchemaProps{
+							Description: "DeployVMConsoleProxy switches the proxy for VNC tokens.",
+							Type:        []string{"boolean"},
+							Format:      "",
+						},
+					},
+					"enableApplicationAwareQuota": {
+						SchemaProps: spec.SchemaProps{
+							Description: "EnableApplicationAwareQuota switches the Application Aware Quota operator.",
+							Type:        []string{"boolean"},
+							Format:      "",
+						},
+					},
+					"liveUpdateConfiguration": {
+						SchemaProps: spec.SchemaProps{
+							Description: "LiveUpdateConfiguration limits how far machines can grow while they run.",
+							Ref:         ref("kubevirt.io/api/core/v1.LiveUpdateConfiguration"),
+						},
+					},
+					"hypervisors": {
+						VendorExtensible: spec.VendorExtensible{
+							Extensions: spec.Extensions{
+								"x-kubernetes-list-type": "atomic",
+							},
+						},
+						SchemaProps: spec.SchemaProps{
+							Description: "Hypervisors names what runs machines; at most one.",
+							Type:        []string{"array"},
+							Items: &spec.SchemaOrArray{
+								Schema: &spec.Schema{
+									SchemaProps: spec.SchemaProps{
+										Ref: ref("kubevirt.io/api/core/v1.HypervisorConfiguration"),
+									},
+								},
+							},
+						},
+					},
+					"roleAggregationStrategy": {
+						SchemaProps: spec.SchemaProps{
+							Description: "RoleAggregationStrategy says whether roles of KubeVirt are added to those of Kubernetes: \"AggregateToDefault\" or \"Manual\".",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+				},
+			},
+		},
+		Dependencies: []string{
+			"kubevirt.io/api/core/v1.ChangedBlockTrackingSelectors", "kubevirt.io/api/core/v1.CommonInstancetypesDeployment", "kubevirt.io/api/core/v1.HypervisorConfiguration", "kubevirt.io/api/core/v1.InstancetypeConfiguration", "kubevirt.io/api/core/v1.InterfaceBindingPlugin", "kubevirt.io/api/core/v1.KSMConfiguration", "kubevirt.io/api/core/v1.LiveUpdateConfiguration", "kubevirt.io/containerized-data-importer-api/pkg/apis/core/v1beta1.FilesystemOverhead", "virtmesh/agent/kinds/hcov1beta1.ApplicationAwareConfigurations", "virtmesh/agent/kinds/hcov1beta1.DataImportCronTemplate", "virtmesh/agent/kinds/hcov1beta1.HigherWorkloadDensityConfiguration", "virtmesh/agent/kinds/hcov1beta1.HyperConvergedCertConfig", "virtmesh/agent/kinds/hcov1beta1.HyperConvergedConfig", "virtmesh/agent/kinds/hcov1beta1.HyperConvergedFeatureGates", "virtmesh/agent/kinds/hcov1beta1.HyperConvergedObsoleteCPUs", "virtmesh/agent/kinds/hcov1beta1.HyperConvergedWorkloadUpdateStrategy", "virtmesh/agent/kinds/hcov1beta1.KubeMacPoolConfig", "virtmesh/agent/kinds/hcov1beta1.LiveMigrationConfigurations", "virtmesh/agent/kinds/hcov1beta1.LogVerbosityConfiguration", "virtmesh/agent/kinds/hcov1beta1.MediatedDevicesConfiguration", "virtmesh/agent/kinds/hcov1beta1.OperandResourceRequirements", "virtmesh/agent/kinds/hcov1beta1.PermittedHostDevices", "virtmesh/agent/kinds/hcov1beta1.StorageImportConfig", "virtmesh/agent/kinds/hcov1beta1.TLSSecurityProfile", "virtmesh/agent/kinds/hcov1beta1.VirtualMachineOptions"},
+	}
+}
+
+func schema_virtmesh_agent_kinds_hcov1beta1_HyperConvergedStatus(ref common.ReferenceCallback) common.OpenAPIDefinition {
+	return common.OpenAPIDefinition{
+		Schema: spec.Schema{
+			SchemaProps: spec.SchemaProps{
+				Description: "HyperConvergedStatus says whether the configuration is in force.",
+				Type:        []string{"object"},
+				Properties: map[string]spec.Schema{
+					"conditions": {
+						VendorExtensible: spec.VendorExtensible{
+							Extensions: spec.Extensions{
+								"x-kubernetes-list-map-keys": []interface{}{
+									"type",
+								},
+								"x-kubernetes-list-type":       "map",
+								"x-kubernetes-patch-merge-key": "type",
+								"x-kubernetes-patch-strategy":  "merge",
+							},
+						},
+						SchemaProps: spec.SchemaProps{
+							Description: "Conditions are ReconcileComplete, Available, Progressing, Degraded and Upgradeable, and TaintedConfiguration while an annotation would change what no field can.",
+							Type:        []string{"array"},
+							Items: &spec.SchemaOrArray{
+								Schema: &spec.Schema{
+									SchemaProps: spec.SchemaProps{
+										Ref: ref(metav1.Condition{}.OpenAPIModelName()),
+									},
+								},
+							},
+						},
+					},
+					"relatedObjects": {
+						VendorExtensible: spec.VendorExtensible{
+							Extensions: spec.Extensions{
+								"x-kubernetes-list-type": "atomic",
+							},
+						},
+						SchemaProps: spec.SchemaProps{
+							Description: "RelatedObjects are objects that were made for this one: none.",
+							Type:        []string{"array"},
+							Items: &spec.SchemaOrArray{
+								Schema: &spec.Schema{
+									SchemaProps: spec.SchemaProps{
+										Ref: ref(corev1.ObjectReference{}.OpenAPIModelName()),
+									},
+								},
+							},
+						},
+					},
+					"observedGeneration": {
+						SchemaProps: spec.SchemaProps{
+							Description: "ObservedGeneration is the generation that the status is about.",
+							Type:        []string{"integer"},
+							Format:      "int64",
+						},
+					},
+					"dataImportCronTemplates": {
+						VendorExtensible: spec.VendorExtensible{
+							Extensions: spec.Extensions{
+								"x-kubernetes-list-type": "atomic",
+							},
+						},
+						SchemaProps: spec.SchemaProps{
+							Description: "DataImportCronTemplates are the images that the specification names.",
+							Type:        []string{"array"},
+							Items: &spec.SchemaOrArray{
+								Schema: &spec.Schema{
+									SchemaProps: spec.SchemaProps{
+										Ref: ref("virtmesh/agent/kinds/hcov1beta1.DataImportCronTemplateStatus"),
+									},
+								},
+							},
+						},
+					},
+					"systemHealthStatus": {
+						SchemaProps: spec.SchemaProps{
+							Description: "SystemHealthStatus is healthy, warning or error.",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+				},
+			},
+		},
+		Dependencies: []string{
+			corev1.ObjectReference{}.OpenAPIModelName(), metav1.Condition{}.OpenAPIModelName(), "virtmesh/agent/kinds/hcov1beta1.DataImportCronTemplateStatus"},
+	}
+}
+
+func schema_virtmesh_agent_kinds_hcov1beta1_HyperConvergedWorkloadUpdateStrategy(ref common.ReferenceCallback) common.OpenAPIDefinition {
+	return common.OpenAPIDefinition{
+		Schema: spec.Schema{
+			SchemaProps: spec.SchemaProps{
+				Description: "HyperConvergedWorkloadUpdateStrategy says how running machines get to newer versions of what runs them.",
+				Type:        []string{"object"},
+				Properties: map[string]spec.Schema{
+					"workloadUpdateMethods": {
+						VendorExtensible: spec.VendorExtensible{
+							Extensions: spec.Extensions{
+								"x-kubernetes-list-type": "atomic",
+							},
+						},
+						SchemaProps: spec.SchemaProps{
+							Description: "WorkloadUpdateMethods are LiveMigrate and Evict. Default LiveMigrate; an empty list leaves running machines alone.",
+							Type:        []string{"array"},
+							Items: &spec.SchemaOrArray{
+								Schema: &spec.Schema{
+									SchemaProps: spec.SchemaProps{
+										Type:   []string{"string"},
+										Format: "",
+									},
+								},
+							},
+						},
+					},
+					"batchEvictionSize": {
+						SchemaProps: spec.SchemaProps{
+							Description: "BatchEvictionSize is how many machines are evicted at once. Default 10.",
+							Type:        []string{"integer"},
+							Format:      "int32",
+						},
+					},
+					"batchEvictionInterval": {
+						SchemaProps: spec.SchemaProps{
+							Description: "BatchEvictionInterval is the time between two batches. Default 1m0s.",
+							Ref:         ref(metav1.Duration{}.OpenAPIModelName()),
+						},
+					},
+				},
+			},
+		},
+		Dependencies: []string{
+			metav1.Duration{}.OpenAPIModelName()},
+	}
+}
+
+func schema_virtmesh_agent_kinds_hcov1beta1_KubeMacPoolConfig(ref common.ReferenceCallback) common.OpenAPIDefinition {
+	return common.OpenAPIDefinition{
+		Schema: spec.Schema{
+			SchemaProps: spec.SchemaProps{
+				Description: "KubeMacPoolConfig is a range of MAC addresses.",
+				Type:        []string{"object"},
+				Properties: map[string]spec.Schema{
+					"rangeStart": {
+						SchemaProps: spec.SchemaProps{
+							Description: "RangeStart is the first address, RangeEnd the last one.",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+					"rangeEnd": {
+						SchemaProps: spec.SchemaProps{
+							Type:   []string{"string"},
+							Format: "",
+						},
+					},
+				},
+			},
+		},
+	}
+}
+
+func schema_virtmesh_agent_kinds_hcov1beta1_LiveMigrationConfigurations(ref common.ReferenceCallback) common.OpenAPIDefinition {
+	return common.OpenAPIDefinition{
+		Schema: spec.Schema{
+			SchemaProps: spec.SchemaProps{
+				Description: "LiveMigrationConfigurations limit live migrations.",
+				Type:        []string{"object"},
+				Properties: map[string]spec.Schema{
+					"parallelMigrationsPerCluster": {
+						SchemaProps: spec.SchemaProps{
+							Description: "ParallelMigrationsPerCluster is how many migrations run at once. Default 5.",
+							Type:        []string{"integer"},
+							Format:      "int64",
+						},
+					},
+					"parallelOutboundMigrationsPerNode": {
+						SchemaProps: spec.SchemaProps{
+							Description: "ParallelOutboundMigrationsPerNode is how many leave one host at once. Default 2.",
+							Type:        []string{"integer"},
+							Format:      "int64",
+						},
+					},
+					"bandwidthPerMigration": {
+						SchemaProps: spec.SchemaProps{
+							Description: "BandwidthPerMigration is in bytes a second, such as 64Mi. Without it, or with 0, there is no limit.",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+					"completionTimeoutPerGiB": {
+						SchemaProps: spec.SchemaProps{
+							Description: "CompletionTimeoutPerGiB is how many seconds a migration may take for each GiB of memory and of disks that migrate. Default 150.",
+							Type:        []string{"integer"},
+							Format:      "int64",
+						},
+					},
+					"progressTimeout": {
+						SchemaProps: spec.SchemaProps{
+							Description: "ProgressTimeout is how many seconds a migration may make no progress. Default 150.",
+							Type:        []string{"integer"},
+							Format:      "int64",
+						},
+					},
+					"network": {
+						SchemaProps: spec.SchemaProps{
+							Description: "Network names the NetworkAttachmentDefinition of the network for migrations.",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+					"allowAutoConverge": {
+						SchemaProps: spec.SchemaProps{
+							Description: "AllowAutoConverge slows a guest down that changes memory faster than it is copied.",
+							Type:        []string{"boolean"},
+							Format:      "",
+						},
+					},
+					"allowPostCopy": {
+						SchemaProps: spec.SchemaProps{
+							Description: "AllowPostCopy lets a guest go on at its target before its memory is there.",
+							Type:        []string{"boolean"},
+							Format:      "",
+						},
+					},
+					"allowWorkloadDisruption": {
+						SchemaProps: spec.SchemaProps{
+							Description: "AllowWorkloadDisruption pauses a guest, or goes on with post-copy, instead of cancelling.",
+							Type:        []string{"boolean"},
+							Format:      "",
+						},
+					},
+				},
+			},
+		},
+	}
+}
+
+func schema_virtmesh_agent_kinds_hcov1beta1_LogVerbosityConfiguration(ref common.ReferenceCallback) common.OpenAPIDefinition {
+	return common.OpenAPIDefinition{
+		Schema: spec.Schema{
+			SchemaProps: spec.SchemaProps{
+				Description: "LogVerbosityConfiguration says how much components log: from 1 to 9.",
+				Type:        []string{"object"},
+				Properties: map[string]spec.Schema{
+					"kubevirt": {
+						SchemaProps: spec.SchemaProps{
+							Description: "Kubevirt is about the components of KubeVirt.",
+							Ref:         ref("kubevirt.io/api/core/v1.LogVerbosity"),
+						},
+					},
+					"cdi": {
+						SchemaProps: spec.SchemaProps{
+							Description: "CDI is about imports.",
+							Type:        []string{"integer"},
+							Format:      "int32",
+						},
+					},
+				},
+			},
+		},
+		Dependencies: []string{
+			"kubevirt.io/api/core/v1.LogVerbosity"},
+	}
+}
+
+func schema_virtmesh_agent_kinds_hcov1beta1_MediatedDevicesConfiguration(ref common.ReferenceCallback) common.OpenAPIDefinition {
+	return common.OpenAPIDefinition{
+		Schema: spec.Schema{
+			SchemaProps: spec.SchemaProps{
+				Description: "MediatedDevicesConfiguration names the mediated devices that hosts make.",
+				Type:        []string{"object"},
+				Properties: map[string]spec.Schema{
+					"mediatedDeviceTypes": {
+						VendorExtensible: spec.VendorExtensible{
+							Extensions: spec.Extensions{
+								"x-kubernetes-list-type": "atomic",
+							},
+						},
+						SchemaProps: spec.SchemaProps{
+							Description: "MediatedDeviceTypes are the types on hosts that NodeMediatedDeviceTypes do not select.",
+							Type:        []string{"array"},
+							Items: &spec.SchemaOrArray{
+								Schema: &spec.Schema{
+									SchemaProps: spec.SchemaProps{
+										Type:   []string{"string"},
+										Format: "",
+									},
+								},
+							},
+						},
+					},
+					"mediatedDevicesTypes": {
+						VendorExtensible: spec.VendorExtensible{
+							Extensions: spec.Extensions{
+								"x-kubernetes-list-type": "atomic",
+							},
+						},
+						SchemaProps: spec.SchemaProps{
+							Description: "MediatedDevicesTypes is an older name of MediatedDeviceTypes.",
+							Type:        []string{"array"},
+							Items: &spec.SchemaOrArray{
+								Schema: &spec.Schema{
+									SchemaProps: spec.SchemaProps{
+										Type:   []string{"string"},
+										Format: "",
+									},
+								},
+							},
+						},
+					},
+					"nodeMediatedDeviceTypes": {
+						VendorExtensible: spec.VendorExtensible{
+							Extensions: spec.Extensions{
+								"x-kubernetes-list-type": "atomic",
+							},
+						},
+						SchemaProps: spec.SchemaProps{
+							Description: "NodeMediatedDeviceTypes are the types on hosts that they select.",
+							Type:        []string{"array"},
+							Items: &spec.SchemaOrArray{
+								Schema: &spec.Schema{
+									SchemaProps: spec.SchemaProps{
+										Ref: ref("virtmesh/agent/kinds/hcov1beta1.NodeMediatedDeviceTypesConfig"),
+									},
+								},
+							},
+						},
+					},
+				},
+			},
+		},
+		Dependencies: []string{
+			"virtmesh/agent/kinds/hcov1beta1.NodeMediatedDeviceTypesConfig"},
+	}
+}
+
+func schema_virtmesh_agent_kinds_hcov1beta1_MediatedHostDevice(ref common.ReferenceCallback) common.OpenAPIDefinition {
+	return common.OpenAPIDefinition{
+		Schema: spec.Schema{
+			SchemaProps: spec.SchemaProps{
+				Description: "MediatedHostDevice is a mediated device that guests can be given.",
+				Type:        []string{"object"},
+				Properties: map[string]spec.Schema{
+					"mdevNameSelector": {
+						SchemaProps: spec.SchemaProps{
+							Description: "MDEVNameSelector is the name of the type.",
+							Default:     "",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+					"resourceName": {
+						SchemaProps: spec.SchemaProps{
+							Description: "ResourceName is the name by which machines ask for it.",
+							Default:     "",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+					"externalResourceProvider": {
+						SchemaProps: spec.SchemaProps{
+							Description: "ExternalResourceProvider is true if another program offers it.",
+							Type:        []string{"boolean"},
+							Format:      "",
+						},
+					},
+					"disabled": {
+						SchemaProps: spec.SchemaProps{
+							Description: "Disabled takes the device out.",
+							Type:        []string{"boolean"},
+							Format:      "",
+						},
+					},
+				},
+				Required: []string{"mdevNameSelector", "resourceName"},
+			},
+		},
+	}
+}
+
+func schema_virtmesh_agent_kinds_hcov1beta1_NodeMediatedDeviceTypesConfig(ref common.ReferenceCallback) common.OpenAPIDefinition {
+	return common.OpenAPIDefinition{
+		Schema: spec.Schema{
+			SchemaProps: spec.SchemaProps{
+				Description: "NodeMediatedDeviceTypesConfig names the mediated devices of some hosts.",
+				Type:        []string{"object"},
+				Properties: map[string]spec.Schema{
+					"nodeSelector": {
+						SchemaProps: spec.SchemaProps{
+							Description: "NodeSelector selects the hosts by their labels.",
+							Type:        []string{"object"},
+							AdditionalProperties: &spec.SchemaOrBool{
+								Allows: true,
+								Schema: &spec.Schema{
+									SchemaProps: spec.SchemaProps{
+										Type:   []string{"string"},
+										Format: "",
+									},
+								},
+							},
+						},
+					},
+					"mediatedDeviceTypes": {
+						VendorExtensible: spec.VendorExtensible{
+							Extensions: spec.Extensions{
+								"x-kubernetes-list-type": "atomic",
+							},
+						},
+						SchemaProps: spec.SchemaProps{
+							Description: "MediatedDeviceTypes are the types.",
+							Type:        []string{"array"},
+							Items: &spec.SchemaOrArray{
+								Schema: &spec.Schema{
+									SchemaProps: spec.SchemaProps{
+										Type:   []string{"string"},
+										Format: "",
+									},
+								},
+							},
+						},
+					},
+					"mediatedDevicesTypes": {
+						VendorExtensible: spec.VendorExtensible{
+							Extensions: spec.Extensions{
+								"x-kubernetes-list-type": "atomic",
+							},
+						},
+						SchemaProps: spec.SchemaProps{
+							Description: "MediatedDevicesTypes is an older name of MediatedDeviceTypes.",
+							Type:        []string{"array"},
+							Items: &spec.SchemaOrArray{
+								Schema: &spec.Schema{
+									SchemaProps: spec.SchemaProps{
+										Type:   []string{"string"},
+										Format: "",
+									},
+								},
+							},
+						},
+					},
+				},
+				Required: []string{"nodeSelector"},
+			},
+		},
+	}
+}
+
+func schema_virtmesh_agent_kinds_hcov1beta1_OperandResourceRequirements(ref common.ReferenceCallback) common.OpenAPIDefinition {
+	return common.OpenAPIDefinition{
+		Schema: spec.Schema{
+			SchemaProps: spec.SchemaProps{
+				Description: "OperandResourceRequirements are about what components and machines request.",
+				Type:        []string{"object"},
+				Properties: map[string]spec.Schema{
+					"storageWorkloads": {
+						SchemaProps: spec.SchemaProps{
+							Description: "StorageWorkloads are the requests and limits of imports and uploads.",
+							Ref:         ref(corev1.ResourceRequirements{}.OpenAPIModelName()),
+						},
+					},
+					"vmiCPUAllocationRatio": {
+						SchemaProps: spec.SchemaProps{
+							Description: "VmiCPUAllocationRatio is how many virtual CPUs share one CPU of a host.",
+							Type:        []string{"integer"},
+							Format:      "int32",
+						},
+					},
+					"autoCPULimitNamespaceLabelSelector": {
+						SchemaProps: spec.SchemaProps{
+							Description: "AutoCPULimitNamespaceLabelSelector selects the namespaces whose machines get a limit of as many CPUs as they have.",
+							Ref:         ref(metav1.LabelSelector{}.OpenAPIModelName()),
+						},
+					},
+				},
+			},
+		},
+		Dependencies: []string{
+			corev1.ResourceRequirements{}.OpenAPIModelName(), metav1.LabelSelector{}.OpenAPIModelName()},
+	}
+}
+
+func schema_virtmesh_agent_kinds_hcov1beta1_PciHostDevice(ref common.ReferenceCallback) common.OpenAPIDefinition {
+	return common.OpenAPIDefinition{
+		Schema: spec.Schema{
+			SchemaProps: spec.SchemaProps{
+				Description: "PciHostDevice is a PCI device that guests can be given.",
+				Type:        []string{"object"},
+				Properties: map[string]spec.Schema{
+					"pciDeviceSelector": {
+						SchemaProps: spec.SchemaProps{
+							Description: "PCIDeviceSelector is vendor:product, in hexadecimal digits.",
+							Default:     "",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+					"resourceName": {
+						SchemaProps: spec.SchemaProps{
+							Description: "ResourceName is the name by which machines ask for it.",
+							Default:     "",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+					"externalResourceProvider": {
+						SchemaProps: spec.SchemaProps{
+							Description: "ExternalResourceProvider is true if another program offers it.",
+							Type:        []string{"boolean"},
+							Format:      "",
+						},
+					},
+					"disabled": {
+						SchemaProps: spec.SchemaProps{
+							Description: "Disabled takes the device out.",
+							Type:        []string{"boolean"},
+							Format:      "",
+						},
+					},
+				},
+				Required: []string{"pciDeviceSelector", "resourceName"},
+			},
+		},
+	}
+}
+
+func schema_virtmesh_agent_kinds_hcov1beta1_PermittedHostDevices(ref common.ReferenceCallback) common.OpenAPIDefinition {
+	return common.OpenAPIDefinition{
+		Schema: spec.Schema{
+			SchemaProps: spec.SchemaProps{
+				Description: "PermittedHostDevices are the devices of hosts that guests can be given.",
+				Type:        []string{"object"},
+				Properties: map[string]spec.Schema{
+					"pciHostDevices": {
+						VendorExtensible: spec.VendorExtensible{
+							Extensions: spec.Extensions{
+								"x-kubernetes-list-map-keys": []interface{}{
+									"pciDeviceSelector",
+								},
+								"x-kubernetes-list-type": "map",
+							},
+						},
+						SchemaProps: spec.SchemaProps{
+							Description: "PciHostDevices are PCI devices.",
+							Type:        []string{"array"},
+							Items: &spec.SchemaOrArray{
+								Schema: &spec.Schema{
+									SchemaProps: spec.SchemaProps{
+										Ref: ref("virtmesh/agent/kinds/hcov1beta1.PciHostDevice"),
+									},
+								},
+							},
+						},
+					},
+					"usbHostDevices": {
+						VendorExtensible: spec.VendorExtensible{
+							Extensions: spec.Extensions{
+								"x-kubernetes-list-map-keys": []interface{}{
+									"resourceName",
+								},
+								"x-kubernetes-list-type": "map",
+							},
+						},
+						SchemaProps: spec.SchemaProps{
+							Description: "USBHostDevices are USB devices.",
+							Type:        []string{"array"},
+							Items: &spec.SchemaOrArray{
+								Schema: &spec.Schema{
+									SchemaProps: spec.SchemaProps{
+										Ref: ref("virtmesh/agent/kinds/hcov1beta1.USBHostDevice"),
+									},
+								},
+							},
+						},
+					},
+					"mediatedDevices": {
+						VendorExtensible: spec.VendorExtensible{
+							Extensions: spec.Extensions{
+								"x-kubernetes-list-map-keys": []interface{}{
+									"mdevNameSelector",
+								},
+								"x-kubernetes-list-type": "map",
+							},
+						},
+						SchemaProps: spec.SchemaProps{
+							Description: "MediatedDevices are parts of devices.",
+							Type:        []string{"array"},
+							Items: &spec.SchemaOrArray{
+								Schema: &spec.Schema{
+									SchemaProps: spec.SchemaProps{
+										Ref: ref("virtmesh/agent/kinds/hcov1beta1.MediatedHostDevice"),
+									},
+								},
+							},
+						},
+					},
+				},
+			},
+		},
+		Dependencies: []string{
+			"virtmesh/agent/kinds/hcov1beta1.MediatedHostDevice", "virtmesh/agent/kinds/hcov1beta1.PciHostDevice", "virtmesh/agent/kinds/hcov1beta1.USBHostDevice"},
+	}
+}
+
+func schema_virtmesh_agent_kinds_hcov1beta1_StorageImportConfig(ref common.ReferenceCallback) common.OpenAPIDefinition {
+	return common.OpenAPIDefinition{
+		Schema: spec.Schema{
+			SchemaProps: spec.SchemaProps{
+				Description: "StorageImportConfig configures imports of data.",
+				Type:        []string{"object"},
+				Properties: map[string]spec.Schema{
+					"insecureRegistries": {
+						VendorExtensible: spec.VendorExtensible{
+							Extensions: spec.Extensions{
+								"x-kubernetes-list-type": "set",
+							},
+						},
+						SchemaProps: spec.SchemaProps{
+							Description: "InsecureRegistries are host:port of registries that are used without TLS, or whose certificate is not checked.",
+							Type:        []string{"array"},
+							Items: &spec.SchemaOrArray{
+								Schema: &spec.Schema{
+									SchemaProps: spec.SchemaProps{
+										Type:   []string{"string"},
+										Format: "",
+									},
+								},
+							},
+						},
+					},
+				},
+			},
+		},
+	}
+}
+
+func schema_virtmesh_agent_kinds_hcov1beta1_TLSProfile(ref common.ReferenceCallback) common.OpenAPIDefinition {
+	return common.OpenAPIDefinition{
+		Schema: spec.Schema{
+			SchemaProps: spec.SchemaProps{
+				Description: "TLSProfile is a profile that has a name and no settings.",
+				Type:        []string{"object"},
+			},
+		},
+	}
+}
+
+func schema_virtmesh_agent_kinds_hcov1beta1_TLSSecurityProfile(ref common.ReferenceCallback) common.OpenAPIDefinition {
+	return common.OpenAPIDefinition{
+		Schema: spec.Schema{
+			SchemaProps: spec.SchemaProps{
+				Description: "TLSSecurityProfile says which versions and ciphers of TLS servers accept, in OpenShift's form.",
+				Type:        []string{"object"},
+				Properties: map[string]spec.Schema{
+					"type": {
+						SchemaProps: spec.SchemaProps{
+							Description: "Type is Old, Intermediate, Modern or Custom.",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+					"old": {
+						SchemaProps: spec.SchemaProps{
+							Description: "Old, Intermediate and Modern have no settings.",
+							Ref:         ref("virtmesh/agent/kinds/hcov1beta1.TLSProfile"),
+						},
+					},
+					"intermediate": {
+						SchemaProps: spec.SchemaProps{
+							Ref: ref("virtmesh/agent/kinds/hcov1beta1.TLSProfile"),
+						},
+					},
+					"modern": {
+						SchemaProps: spec.SchemaProps{
+							Ref: ref("virtmesh/agent/kinds/hcov1beta1.TLSProfile"),
+						},
+					},
+					"custom": {
+						SchemaProps: spec.SchemaProps{
+							Description: "Custom is what a profile of type Custom accepts.",
+							Ref:         ref("virtmesh/agent/kinds/hcov1beta1.CustomTLSProfile"),
+						},
+					},
+				},
+			},
+		},
+		Dependencies: []string{
+			"virtmesh/agent/kinds/hcov1beta1.CustomTLSProfile", "virtmesh/agent/kinds/hcov1beta1.TLSProfile"},
+	}
+}
+
+func schema_virtmesh_agent_kinds_hcov1beta1_USBHostDevice(ref common.ReferenceCallback) common.OpenAPIDefinition {
+	return common.OpenAPIDefinition{
+		Schema: spec.Schema{
+			SchemaProps: spec.SchemaProps{
+				Description: "USBHostDevice is a USB device that guests can be given.",
+				Type:        []string{"object"},
+				Properties: map[string]spec.Schema{
+					"resourceName": {
+						SchemaProps: spec.SchemaProps{
+							Description: "ResourceName is the name by which machines ask for it.",
+							Default:     "",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+					"selectors": {
+						VendorExtensible: spec.VendorExtensible{
+							Extensions: spec.Extensions{
+								"x-kubernetes-list-type": "atomic",
+							},
+						},
+						SchemaProps: spec.SchemaProps{
+							Description: "Selectors are the devices.",
+							Type:        []string{"array"},
+							Items: &spec.SchemaOrArray{
+								Schema: &spec.Schema{
+									SchemaProps: spec.SchemaProps{
+										Ref: ref("virtmesh/agent/kinds/hcov1beta1.USBSelector"),
+									},
+								},
+							},
+						},
+					},
+					"externalResourceProvider": {
+						SchemaProps: spec.SchemaProps{
+							Description: "ExternalResourceProvider is true if another program offers it.",
+							Type:        []string{"boolean"},
+							Format:      "",
+						},
+					},
+					"disabled": {
+						SchemaProps: spec.SchemaProps{
+							Description: "Disabled takes the device out.",
+							Type:        []string{"boolean"},
+							Format:      "",
+						},
+					},
+				},
+				Required: []string{"resourceName"},
+			},
+		},
+		Dependencies: []string{
+			"virtmesh/agent/kinds/hcov1beta1.USBSelector"},
+	}
+}
+
+func schema_virtmesh_agent_kinds_hcov1beta1_USBSelector(ref common.ReferenceCallback) common.OpenAPIDefinition {
+	return common.OpenAPIDefinition{
+		Schema: spec.Schema{
+			SchemaProps: spec.SchemaProps{
+				Description: "USBSelector selects USB devices.",
+				Type:        []string{"object"},
+				Properties: map[string]spec.Schema{
+					"vendor": {
+						SchemaProps: spec.SchemaProps{
+							Description: "Vendor and Product are in hexadecimal digits.",
+							Default:     "",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+					"product": {
+						SchemaProps: spec.SchemaProps{
+							Default: "",
+							Type:    []string{"string"},
+							Format:  "",
+						},
+					},
+				},
+				Required: []string{"vendor", "product"},
+			},
+		},
+	}
+}
+
+func schema_virtmesh_agent_kinds_hcov1beta1_VirtualMachineOptions(ref common.ReferenceCallback) common.OpenAPIDefinition {
+	return common.OpenAPIDefinition{
+		Schema: spec.Schema{
+			SchemaProps: spec.SchemaProps{
+				Description: "VirtualMachineOptions are about all machines.",
+				Type:        []string{"object"},
+				Properties: map[string]spec.Schema{
+					"disableFreePageReporting": {
+						SchemaProps: spec.SchemaProps{
+							Description: "DisableFreePageReporting keeps what guests have freed from going back to the host.",
+							Type:        []string{"boolean"},
+							Format:      "",
+						},
+					},
+					"disableSerialConsoleLog": {
+						SchemaProps: spec.SchemaProps{
+							Description: "DisableSerialConsoleLog keeps what guests write to their serial console out of logs.",
+							Type:        []string{"boolean"},
+							Format:      "",
+						},
+					},
+				},
+			},
+		},
 	}
 }
 

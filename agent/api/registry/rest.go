@@ -163,6 +163,12 @@ func New(scheme *runtime.Scheme, k *kinds.Kind, mesh Mesh, getter generic.RESTOp
 	if k.GVK.GroupKind() == namespaceKind {
 		return newNamespaces(main, k), nil
 	}
+	if len(k.AlsoIn) > 0 {
+		return map[string]rest.Storage{
+			k.Resource:             &Mirrored{REST: newREST(main, k), mirror: k.AlsoIn},
+			k.Resource + "/status": &MirroredStatus{Status: newStatus(main, k), mirror: k.AlsoIn},
+		}, nil
+	}
 	out := map[string]rest.Storage{k.Resource: newREST(main, k)}
 	if k.Status {
 		out[k.Resource+"/status"] = newStatus(main, k)

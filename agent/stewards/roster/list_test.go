@@ -15,6 +15,7 @@ import (
 	"virtmesh/agent/objects/objectstest"
 	"virtmesh/agent/stewards"
 	"virtmesh/agent/stewards/collect"
+	"virtmesh/agent/stewards/configuration"
 	"virtmesh/agent/stewards/namespace"
 	"virtmesh/agent/stewards/nodes"
 	"virtmesh/agent/stewards/operation"
@@ -69,6 +70,7 @@ func construct(t testing.TB, d stewards.Deps, host string, view *schedule.View, 
 	add(namespace.New(d))
 	add(serviceaccount.New(d))
 	add(quota.New(d))
+	add(configuration.New(d))
 	add(operation.New(d, host, nil))
 	add(raise.New(d, stable{}))
 	add(roles.NewRoles(d))

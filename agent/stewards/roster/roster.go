@@ -12,10 +12,12 @@ import (
 
 	"virtmesh/agent/claims"
 	"virtmesh/agent/kinds"
+	"virtmesh/agent/kinds/hcov1beta1"
 	"virtmesh/agent/kinds/meshv1alpha1"
 	"virtmesh/agent/objects"
 	"virtmesh/agent/stewards"
 	"virtmesh/agent/stewards/collect"
+	"virtmesh/agent/stewards/configuration"
 	"virtmesh/agent/stewards/namespace"
 	"virtmesh/agent/stewards/nodes"
 	"virtmesh/agent/stewards/operation"
@@ -61,7 +63,7 @@ func Loops(deps Deps) ([]stewards.Loop, error) {
 	var loops []stewards.Loop
 	for _, add := range []func(Deps) ([]stewards.Loop, error){
 		virtualMachines, placement, otherNodes, lostInstances, garbage, oldEvents, unusedEpochs, namespaces, accounts, quotas, operations, featureLevel,
-		clusterRoles, clusterRoleBindings,
+		clusterRoles, clusterRoleBindings, configurations,
 	} {
 		more, err := add(deps)
 		if err != nil {
@@ -97,9 +99,11 @@ func (d Deps) engine(part string) stewards.Deps {
 // cache has its settings when the function is called.
 func Defaults(cache *objects.Cache) func() machine.Defaults {
 	settings := objects.For[*meshv1alpha1.MeshConfig](cache)
+	configs := objects.For[*hcov1beta1.HyperConverged](cache)
 	return func() machine.Defaults {
 		config, _ := settings.Get(objects.Key{Name: meshv1alpha1.Name})
-		return kinds.DefaultsUnder(config)
+		hco, _ := configs.Get(objects.Key{Namespace: hcov1beta1.Namespace, Name: hcov1beta1.Name})
+		return kinds.DefaultsUnder(config, hco)
 	}
 }
 
@@ -194,4 +198,9 @@ func clusterRoles(deps Deps) ([]stewards.Loop, error) {
 func clusterRoleBindings(deps Deps) ([]stewards.Loop, error) {
 	b, err := roles.NewBindings(deps.engine("roles"))
 	return loopOf("cluster role bindings", b, err)
+}
+
+func configurations(deps Deps) ([]stewards.Loop, error) {
+	c, err := configuration.New(deps.engine("configuration"))
+	return loopOf("configuration", c, err)
 }

@@ -8,11 +8,16 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	kubevirtv1 "kubevirt.io/api/core/v1"
 
+	"virtmesh/agent/kinds/hcov1beta1"
 	"virtmesh/agent/kinds/meshv1alpha1"
+	"virtmesh/agent/level"
 	"virtmesh/agent/objects"
+	"virtmesh/agent/stewards/configuration"
 	"virtmesh/agent/stewards/schedule"
 	"virtmesh/agent/stewards/stewardstest"
+	machine "virtmesh/agent/vmi"
 )
 
 func rosterDeps(t *testing.T) Deps {
@@ -105,6 +110,47 @@ func TestDefaultsFollowTheMesh(t *testing.T) {
 		w.Settle()
 		if got := defaults().MaxHotplugRatio; got != before {
 			t.Errorf("machines may grow %d times, want %d again", got, before)
+		}
+	})
+}
+
+// What an administrator configures fills in machines from then on, and its default does once it is
+// taken out.
+func TestDefaultsFollowTheConfiguration(t *testing.T) {
+	stewardstest.Run(t, func(w *stewardstest.World) {
+		host := w.Host("h1")
+		defaults := Defaults(host.Deps.Cache)
+		w.Store.SetFeatureLevel(level.Access)
+		c, err := configuration.New(host.Deps)
+		w.Check(err)
+		host.Start(c.Run)
+		w.Settle()
+		standard := machine.DefaultDefaults()
+		if got := defaults(); got.CPUModel != standard.CPUModel || got.EvictionStrategy != nil {
+			t.Errorf("by default: %+v", got)
+		}
+		where := objects.Key{Namespace: hcov1beta1.Namespace, Name: hcov1beta1.Name}
+		model, strategy := "EPYC", kubevirtv1.EvictionStrategyNone
+		stewardstest.Edit(w, where, func(c *hcov1beta1.HyperConverged) {
+			c.Spec.DefaultCPUModel, c.Spec.EvictionStrategy = &model, &strategy
+		})
+		w.Settle()
+		vmi := &kubevirtv1.VirtualMachineInstance{}
+		d := defaults()
+		d.SetInstance(vmi)
+		if got := vmi.Spec; got.Domain.CPU.Model != model || got.EvictionStrategy == nil || *got.EvictionStrategy != strategy {
+			t.Errorf("a machine gets the model %s and the strategy %v", got.Domain.CPU.Model, got.EvictionStrategy)
+		}
+		own := &kubevirtv1.VirtualMachineInstance{}
+		own.Spec.Domain.CPU = &kubevirtv1.CPU{Model: "Haswell"}
+		d.SetInstance(own)
+		if got := own.Spec.Domain.CPU.Model; got != "Haswell" {
+			t.Errorf("a machine that names a model gets %s", got)
+		}
+		stewardstest.Edit(w, where, func(c *hcov1beta1.HyperConverged) { c.Spec.DefaultCPUModel, c.Spec.EvictionStrategy = nil, nil })
+		w.Settle()
+		if got := defaults(); got.CPUModel != standard.CPUModel || got.EvictionStrategy != nil {
+			t.Errorf("once taken out: %+v", got)
 		}
 	})
 }

@@ -124,7 +124,7 @@ func (c *Controller) restartRequired(ctx context.Context, vm *kubevirtv1.Virtual
 	if err != nil {
 		return false
 	}
-	machine.KeepRoom(&vm.Spec.Template.Spec, &want.Spec, &vmi.Spec)
+	machine.KeepSettings(&vm.Spec.Template.Spec, &want.Spec, &vmi.Spec)
 	return !c.cfg.Defaults().SameAtStart(want, vmi)
 }
 
