@@ -7,7 +7,6 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
-	"slices"
 	"time"
 
 	kubevirtv1 "kubevirt.io/api/core/v1"
@@ -213,9 +212,6 @@ func rolesReady(roles *access.Roles) func(context.Context) error {
 	}
 }
 
-// openPaths are served without credentials on the metrics address.
-func openPaths() []string { return []string{"/metrics", "/healthz", "/livez", "/readyz"} }
-
 // serveUsers opens the addresses where users reach the Kubernetes API and the
 // administration API: the mesh port, the administration socket and the metrics
 // address. Only root on this host may open the socket, and then acts as the
@@ -236,7 +232,7 @@ func (a *Agent) serveUsers(context.Context) error {
 		return part("serve the API", err)
 	}
 	users := port.JudgeClients(a.member.Admission().Judge, admin.Beside(a.audit.Record(port.FromAdministrator, meet(admin.NewHandler(mesh, port.FromAdministrator))), kubernetes))
-	a.http.Add(listener, users)
+	a.http.AddClients(listener, users)
 	a.http.AddStrangers(strangers, users, a.api.RecognisesToken)
 
 	if listener, err = admin.OpenSocket(a.config.Socket()); err != nil {
@@ -251,12 +247,6 @@ func (a *Agent) serveUsers(context.Context) error {
 	if listener, err = net.Listen("tcp", a.config.MetricsListen); err != nil {
 		return part("listen for metrics", err)
 	}
-	a.http.AddStrangers(listener, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if r.Method != http.MethodGet || !slices.Contains(openPaths(), r.URL.Path) {
-			http.NotFound(w, r)
-			return
-		}
-		local.ServeHTTP(w, r)
-	}), nil)
+	a.http.AddStrangers(listener, a.api.MetricsHandler(), nil)
 	return nil
 }

@@ -9,13 +9,12 @@ import (
 	"k8s.io/apiserver/pkg/authentication/authenticator"
 	authgroup "k8s.io/apiserver/pkg/authentication/group"
 	"k8s.io/apiserver/pkg/authentication/request/anonymous"
-	"k8s.io/apiserver/pkg/authentication/request/bearertoken"
 	"k8s.io/apiserver/pkg/authentication/request/union"
-	"k8s.io/apiserver/pkg/authentication/request/websocket"
 	x509request "k8s.io/apiserver/pkg/authentication/request/x509"
 	"k8s.io/apiserver/pkg/authentication/user"
 
 	"virtmesh/agent/api/subresources"
+	"virtmesh/agent/api/tokens"
 )
 
 // openPaths need no client certificate. They only report whether the server is alive
@@ -32,10 +31,10 @@ func subresourcePath(name string) string {
 
 // newAuthenticator authenticates a client by its certificate: the common name is the
 // user, the organizations are the groups. A client without one can show a token, as bearer
-// or, as browsers do, among the protocols of a WebSocket; tokens may be nil. Without either
+// or, as browsers do, among the protocols of a WebSocket; accounts judges it, and may be nil. Without either
 // only the open paths answer. A client with an invalid certificate or token is refused and
 // not treated as one without.
-func newAuthenticator(cas func() *x509.CertPool, tokens authenticator.Token) authenticator.Request {
+func newAuthenticator(cas func() *x509.CertPool, accounts authenticator.Token) authenticator.Request {
 	verify := func() (x509.VerifyOptions, bool) {
 		pool := cas()
 		return x509.VerifyOptions{
@@ -48,8 +47,8 @@ func newAuthenticator(cas func() *x509.CertPool, tokens authenticator.Token) aut
 		open = append(open, apiserver.AnonymousAuthCondition{Path: p})
 	}
 	clients := []authenticator.Request{withRoot(x509request.NewDynamic(verify, x509request.CommonNameUserConversion))}
-	if tokens != nil {
-		clients = append(clients, bearertoken.New(tokens), websocket.NewProtocolAuthenticator(tokens))
+	if accounts != nil {
+		clients = append(clients, tokens.FromRequests(accounts))
 	}
 	known := authgroup.NewAuthenticatedGroupAdder(union.NewFailOnError(clients...))
 	return union.NewFailOnError(known, anonymous.NewAuthenticator(open))

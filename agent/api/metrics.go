@@ -1,6 +1,7 @@
 package api
 
 import (
+	"net/http"
 	"strings"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -19,6 +20,19 @@ func (s *Server) serveMetrics() {
 		gather = prometheus.Gatherers{withoutProcess{legacyregistry.DefaultGatherer}, s.config.Metrics}
 	}
 	s.generic.Handler.NonGoRestfulMux.Handle("/metrics", promhttp.HandlerFor(gather, promhttp.HandlerOpts{ErrorHandling: promhttp.ContinueOnError}))
+}
+
+// observedPaths are what MetricsHandler serves.
+func observedPaths() []string { return []string{"/metrics", "/healthz", "/livez", "/readyz"} }
+
+// MetricsHandler returns the handler of an address that asks for no credentials: it serves the
+// metrics and the health of the server at observedPaths, and has no way to the API.
+func (s *Server) MetricsHandler() http.Handler {
+	mux := http.NewServeMux()
+	for _, path := range observedPaths() {
+		mux.Handle("GET "+path, s.generic.Handler.NonGoRestfulMux)
+	}
+	return mux
 }
 
 // withoutProcess removes the metrics of the process and the Go runtime, because the

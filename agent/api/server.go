@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"net/http"
-	"strings"
 	"sync"
 	"time"
 
@@ -46,6 +45,7 @@ type Server struct {
 	types   *types
 	generic *genericapiserver.GenericAPIServer
 	drain   *drain
+	streams *streams
 	tokens  *tokens.Authenticator // nil if nobody can use tokens
 }
 
@@ -62,8 +62,9 @@ func New(config Config) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Server{config: config, types: t, drain: newDrain()}
+	s := &Server{config: config, types: t, drain: newDrain(), streams: newStreams()}
 	if config.Tokens.Signer != nil {
+		config.Tokens.Logger = config.Logger
 		s.tokens = tokens.New(config.Tokens)
 	}
 	generic := s.genericConfig(t, &restOptions{backend: config.Store, patience: config.Patience, turns: store.NewTurns(config.MaxReads)})
@@ -133,11 +134,11 @@ func (s *Server) admission(rights judge) []admission.Interface {
 // handlerChain wraps the library's filters around the API, and adds the paths that are
 // not resources.
 func (s *Server) handlerChain(api http.Handler, c *genericapiserver.Config) http.Handler {
-	chain := audit.BoundIDs(genericapiserver.DefaultBuildHandlerChain(checkPatches(s.extraPaths(api), c.Serializer), c))
+	chain := audit.BoundIDs(genericapiserver.DefaultBuildHandlerChain(s.streams.bound(checkPatches(s.extraPaths(api), c.Serializer), c), c))
 	if s.tokens == nil {
 		return s.drain.filter(chain, nil, c)
 	}
-	return s.drain.filter(chain, s.tokens.Sessions().Begin, c)
+	return s.drain.filter(s.tokens.JudgeFirst(chain), s.tokens.Sessions().Begin, c)
 }
 
 // tokenAuthenticator returns what recognises tokens, nil if nothing does.
@@ -148,12 +149,14 @@ func (s *Server) tokenAuthenticator() authenticator.Token {
 	return s.tokens
 }
 
-// RecognisesToken reports whether a client shows a token, as bearer, that is valid now. It is for
-// those who serve clients without a certificate, and give those who are known what strangers do
-// not get. It asks no other host, whatever is shown.
-func (s *Server) RecognisesToken(r *http.Request) bool {
-	scheme, token, _ := strings.Cut(r.Header.Get("Authorization"), " ")
-	return s.tokens != nil && strings.EqualFold(scheme, "bearer") && s.tokens.Recognises(r.Context(), strings.TrimSpace(token))
+// RecognisesToken returns the user whose token a client shows, in any way that the API takes one,
+// and reports whether it is valid now. It is for those who serve clients without a certificate, and
+// give those who are known what strangers do not get. It asks no other host, whatever is shown.
+func (s *Server) RecognisesToken(r *http.Request) (user string, known bool) {
+	if s.tokens == nil {
+		return "", false
+	}
+	return s.tokens.Recognises(r)
 }
 
 // newGroups returns the API groups with their storage.

@@ -27,6 +27,10 @@ const (
 // ErrForeign is returned for what is no token of this mesh: another format, issuer or key.
 var ErrForeign = errors.New("the token was not issued by this mesh")
 
+// ErrUnreadableKey is returned for a token of a key of this mesh that cannot be read: nothing is
+// known of the token then.
+var ErrUnreadableKey = errors.New("the public key that judges the token cannot be read")
+
 // algorithms are those that a token may be signed with. A token cannot choose another one, nor none.
 var algorithms = []jose.SignatureAlgorithm{jose.ES256}
 
@@ -125,7 +129,8 @@ func (k Key) Sign(issuer string, r Request, now time.Time) (Signed, error) {
 }
 
 // Verify judges a token: that one of some keys has signed it, that it names the issuer and that it
-// is valid now. For what is no token of theirs the error is ErrForeign. The caller judges for whom
+// is valid now. For what is no token of theirs the error is ErrForeign, and ErrUnreadableKey if the
+// key cannot be read. The caller judges for whom
 // it is, and whether its account and what it is bound to exist.
 func Verify(text, issuer string, keys KeysRecord, now time.Time) (Token, error) {
 	if len(text) > maxToken {
@@ -141,7 +146,7 @@ func Verify(text, issuer string, keys KeysRecord, now time.Time) (Token, error) 
 	}
 	key, err := public.Parse()
 	if err != nil {
-		return Token{}, err
+		return Token{}, fmt.Errorf("%w: %w", ErrUnreadableKey, err)
 	}
 	token := Token{KeyID: public.ID}
 	if err := parsed.Claims(key, &token.Claims); err != nil {

@@ -49,9 +49,11 @@ func openConnections() places.Limits {
 const answerTimeout = 2 * time.Second
 
 // HTTPServers serve HTTP to users: the API on the mesh port and on the administration
-// socket, and the metrics. Call Add for each listener, then Run once.
+// socket, and the metrics. Call Add or one like it for each listener, then Run once.
 type HTTPServers struct {
 	listeners []httpListener
+	// users are the connections of clients that have shown who they are.
+	users seats
 }
 
 // httpListener is one HTTP server on its listener.

@@ -17,7 +17,9 @@ import (
 func serveStrangers(t *testing.T, handler http.HandlerFunc) *http.Client {
 	var servers HTTPServers
 	l := &oneConn{conns: make(chan net.Conn, 1), done: make(chan struct{})}
-	servers.AddStrangers(l, handler, func(r *http.Request) bool { return r.Header.Get("Authorization") == "Bearer good" })
+	servers.AddStrangers(l, handler, func(r *http.Request) (string, bool) {
+		return "system:serviceaccount:a:b", r.Header.Get("Authorization") == "Bearer good"
+	})
 	ctx, cancel := context.WithCancel(t.Context())
 	stopped := make(chan error)
 	go func() {
@@ -112,7 +114,7 @@ func TestUnknownTokensAreStrangers(t *testing.T) {
 // for the answers: to judge a token costs something.
 func TestStrangersAreAskedAtTheirPace(t *testing.T) {
 	asked := 0
-	handler := welcomeKnown(func(*http.Request) bool { asked++; return false },
+	handler := welcomeKnown(func(*http.Request) (string, bool) { asked++; return "", false }, &seats{},
 		http.NotFoundHandler(), paceRequests(http.NotFoundHandler()))
 	ctx, gone := context.WithCancel(withStranger(t.Context(), nil))
 	for range strangerBurst {

@@ -13,15 +13,16 @@ import (
 
 // AddStrangers is Add for clients that show no certificate: they get few requests at a
 // time, and few in a second. On another listener than one of the mesh port, their
-// connections are bounded too. known, unless it is nil, says whether a request shows who makes it,
-// by a token: such a request may take its time, as one with a certificate, and from then on the
-// connection counts as one of a known client. known is asked about every request, before that
-// waits for its turn.
-func (s *HTTPServers) AddStrangers(l net.Listener, handler http.Handler, known func(*http.Request) bool) {
+// connections are bounded too. known, unless it is nil, says who makes a request, if it shows that by
+// a token: such a request may take its time, as one with a certificate, and from then on the
+// connection counts as one of that client, who has as many as one with a certificate. known is
+// asked about every request, before that waits for its turn.
+func (s *HTTPServers) AddStrangers(l net.Listener, handler http.Handler, known func(*http.Request) (user string, ok bool)) {
 	if _, ours := l.(*listener); !ours {
 		l = newBoundedListener(l, openConnections())
 	}
-	server := newHTTPServer(guardRequests(l, welcomeKnown(known, handler, paceRequests(handler))))
+	server := newHTTPServer(guardRequests(l, welcomeKnown(known, &s.users, handler, paceRequests(handler))))
+	server.ConnState = s.users.follow
 	server.ReadTimeout, server.WriteTimeout = strangerTimeout, strangerTimeout
 	server.MaxHeaderBytes = strangerHeader
 	server.HTTP2 = &http.HTTP2Config{
@@ -53,17 +54,24 @@ func strangerOf(r *http.Request) *stranger {
 	return s
 }
 
-// becomeKnown gives back the connection's place among those of strangers, so that no flood of
-// strangers takes it away.
-func (s *stranger) becomeKnown() {
+// becomeKnown gives the connection a seat among those of users, and gives back its place among those
+// of strangers, so that no flood of strangers takes it away. It reports whether there was a seat.
+func (s *stranger) becomeKnown(user string, users *seats) bool {
+	if s.known.Load() {
+		return true
+	}
+	if !users.take(s.conn, user) {
+		return false
+	}
 	if s.known.Swap(true) {
-		return
+		return true
 	}
 	if secure, ok := s.conn.(*tls.Conn); ok {
 		if counted, ok := secure.NetConn().(*countedConn); ok && counted.leave != nil {
 			counted.leave()
 		}
 	}
+	return true
 }
 
 // paceRequests makes the requests of a connection wait until they are due.
@@ -79,8 +87,9 @@ func paceRequests(next http.Handler) http.Handler {
 // welcomeKnown passes requests that show who makes them to clients without a bound of their time,
 // and others at the pace of strangers. On a connection that has not shown yet who uses it, each
 // request waits for its turn before it is asked about: to ask costs something. A connection without
-// a place among strangers ends when it makes a request of a stranger.
-func welcomeKnown(known func(*http.Request) bool, clients, strangers http.Handler) http.Handler {
+// a place among strangers ends when it makes a request of a stranger; one for which users has no
+// seat is told so, and ends.
+func welcomeKnown(known func(*http.Request) (user string, ok bool), users *seats, clients, strangers http.Handler) http.Handler {
 	if known == nil {
 		return strangers
 	}
@@ -90,11 +99,11 @@ func welcomeKnown(known func(*http.Request) bool, clients, strangers http.Handle
 		if !was && s.pace.Wait(r.Context()) != nil {
 			return // the client is gone
 		}
+		user, shown := known(r)
 		switch {
-		case known(r):
-			if s != nil {
-				s.becomeKnown()
-			}
+		case shown && s != nil && !s.becomeKnown(user, users):
+			refuseSeat(w)
+		case shown:
 			control := http.NewResponseController(w)
 			_ = control.SetReadDeadline(time.Time{}) // fails only when the client is gone
 			_ = control.SetWriteDeadline(time.Time{})

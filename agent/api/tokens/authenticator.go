@@ -4,7 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
+	"log/slog"
 	"time"
 
 	"golang.org/x/time/rate"
@@ -40,6 +40,8 @@ type Authenticator struct {
 	sessions *Sessions
 	// looks bounds how often the mesh is asked for an account that this host's copy does not have.
 	looks *rate.Limiter
+	log   *slog.Logger
+	warn  rate.Sometimes
 }
 
 var _ authenticator.Token = (*Authenticator)(nil)
@@ -50,11 +52,19 @@ type Config struct {
 	Signer Signer
 	// Store has the accounts. It need not open what is encrypted.
 	Store objects.Store
+	// Logger is told why tokens cannot be judged; nil tells nobody.
+	Logger *slog.Logger
 }
 
 // New returns an Authenticator of the tokens of a Signer.
 func New(cfg Config) *Authenticator {
-	a := &Authenticator{store: cfg.Store, issuer: cfg.Signer.TokenIssuer(), looks: rate.NewLimiter(lookRate, lookBurst)}
+	a := &Authenticator{
+		store: cfg.Store, issuer: cfg.Signer.TokenIssuer(), looks: rate.NewLimiter(lookRate, lookBurst),
+		log: cfg.Logger, warn: rate.Sometimes{Interval: time.Minute},
+	}
+	if a.log == nil {
+		a.log = slog.New(slog.DiscardHandler)
+	}
 	a.sessions = newSessions(cfg.Store, a.stillValid)
 	return a
 }
@@ -66,6 +76,9 @@ func (a *Authenticator) Sessions() *Sessions { return a.sessions }
 // may be a token of another issuer. Unless the context names audiences, the token must be for the
 // API. If ctx is that of a request in Sessions, the request ends with the token.
 func (a *Authenticator) AuthenticateToken(ctx context.Context, text string) (*authenticator.Response, bool, error) {
+	if found, ok := foundBefore(ctx, text); ok {
+		return found.response, found.ok, found.err
+	}
 	token, err := a.verify(ctx, text)
 	if errors.Is(err, bearer.ErrForeign) {
 		return nil, false, nil
@@ -94,22 +107,21 @@ func (a *Authenticator) AuthenticateToken(ctx context.Context, text string) (*au
 	return &authenticator.Response{Audiences: audiences, User: info.UserInfo()}, true, nil
 }
 
-// Recognises reports whether a text is a token for the API that is valid now, as far as this host
-// knows: it asks nobody, so that who shows anything costs the host little.
-func (a *Authenticator) Recognises(ctx context.Context, text string) bool {
-	token, err := a.verify(ctx, text)
-	return err == nil && slices.Contains(token.Audience, a.issuer) && a.find(ctx, token.Account, localRead) == nil
-}
-
+// verify judges what a token says. It returns an undecidedError if the keys cannot be read.
 func (a *Authenticator) verify(ctx context.Context, text string) (bearer.Token, error) {
 	keys, _, err := identity.ReadTokenKeys(ctx, a.store, localRead)
 	if err != nil {
-		return bearer.Token{}, err
+		return bearer.Token{}, &undecidedError{err}
 	}
-	return bearer.Verify(text, a.issuer, keys, time.Now())
+	token, err := bearer.Verify(text, a.issuer, keys, time.Now())
+	if errors.Is(err, bearer.ErrUnreadableKey) {
+		err = &undecidedError{err}
+	}
+	return token, err
 }
 
-// mustExist returns an error unless an account, and what its token is bound to, are there. A token
+// mustExist returns an error unless an account, and what its token is bound to, are there: errEnded,
+// or an undecidedError if that cannot be found out. A token
 // may be used on a host whose copy is from before its account was created, so what is not in the
 // copy is looked for in the mesh. Only who has a token that the mesh has signed can cause that, also
 // with one that has ended, so it is done a few times in a second for all clients together.
@@ -139,7 +151,7 @@ func find[T objects.Object](ctx context.Context, store objects.Store, namespace 
 	case apierrors.IsNotFound(err), err == nil && (string(meta.UID) != ref.UID || meta.DeletionTimestamp != nil):
 		return errEnded
 	case err != nil:
-		return fmt.Errorf("look for what the token is of: %w", err)
+		return &undecidedError{fmt.Errorf("look for what the token is of: %w", err)}
 	}
 	return nil
 }
@@ -147,11 +159,9 @@ func find[T objects.Object](ctx context.Context, store objects.Store, namespace 
 // stillValid reports whether a token that was valid is so by this host's copy.
 func (a *Authenticator) stillValid(ctx context.Context, token bearer.Token) bool {
 	keys, _, err := identity.ReadTokenKeys(ctx, a.store, localRead)
-	if err != nil {
-		return true // the store has stopped, and the server stops with it
-	}
-	if _, known := keys.Find(token.KeyID); !known {
+	if _, known := keys.Find(token.KeyID); err == nil && !known {
 		return false
 	}
+	// What cannot be read ends nothing: the record is spoilt, or the store has stopped.
 	return !errors.Is(a.find(ctx, token.Account, localRead), errEnded)
 }

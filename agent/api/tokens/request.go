@@ -38,6 +38,7 @@ type Signer interface {
 type REST struct {
 	store  objects.Store
 	signer Signer
+	pace   *pace
 }
 
 var (
@@ -46,7 +47,7 @@ var (
 )
 
 // NewREST returns the storage of the subresource.
-func NewREST(cfg Config) *REST { return &REST{store: cfg.Store, signer: cfg.Signer} }
+func NewREST(cfg Config) *REST { return &REST{store: cfg.Store, signer: cfg.Signer, pace: newPace()} }
 
 // New implements rest.Storage.
 func (r *REST) New() runtime.Object { return &authenticationv1.TokenRequest{} }
@@ -77,6 +78,11 @@ func (r *REST) Create(ctx context.Context, name string, obj runtime.Object, vali
 	if errs := validateRequest(&asked.Spec); len(errs) > 0 {
 		return nil, apierrors.NewInvalid(r.GroupVersionKind(schema.GroupVersion{}).GroupKind(), name, errs)
 	}
+	leave, err := r.pace.enter(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer leave()
 	account, err := r.account(ctx, namespace, name, asked.Spec.BoundObjectRef)
 	if err != nil {
 		return nil, err
