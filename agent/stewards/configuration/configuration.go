@@ -48,17 +48,18 @@ func New(d stewards.Deps) (*Controller, error) {
 		return nil, err
 	}
 	c := &Controller{deps: d, namespaces: objects.For[*corev1.Namespace](d.Cache), configs: objects.For[*hcov1beta1.HyperConverged](d.Cache)}
-	one := []objects.Key{{Name: hcov1beta1.Name}}
+	// An index keeps the list and shortens its strings, so each gets a new one.
+	one := func() []objects.Key { return []objects.Key{{Name: hcov1beta1.Name}} }
 	c.engine, err = stewards.New(d, stewards.Steward{
 		Name: "configuration", Workers: 1, Reconciler: stewards.ReconcilerFunc(c.reconcile),
 		Inputs: []stewards.Input{
 			stewards.Periodic(hcov1beta1.Name, "every minute until the mesh is at the level of the kind"),
-			stewards.WatchNamed(d.Cache, "the one key", func(*hcov1beta1.HyperConverged) []objects.Key { return one }),
+			stewards.WatchNamed(d.Cache, "the one key", func(*hcov1beta1.HyperConverged) []objects.Key { return one() }),
 			stewards.WatchNamed(d.Cache, "the one key, if it is a namespace of the configuration", func(ns *corev1.Namespace) []objects.Key {
 				if ns.Name != hcov1beta1.Namespace && ns.Name != hcov1beta1.OtherNamespace {
 					return nil
 				}
-				return one
+				return one()
 			}),
 		},
 		Outputs: []stewards.Output{
