@@ -35,7 +35,8 @@ const (
 // replaces the CA that this one should.
 var ErrOtherCARotation = errors.New("another replacement of the mesh's CA has begun since")
 
-// maxFormerCAs bounds how many former CAs the record has; the oldest are forgotten.
+// maxFormerCAs bounds how many former CAs the record has; the oldest are forgotten. A host that was
+// off for more replacements than that joins anew, see verifyForgotten.
 const maxFormerCAs = 8
 
 // CARecord is the mesh CA as it is stored.

@@ -74,11 +74,16 @@ func (p RenewalProof) verifiedNode(roots *x509.CertPool, now time.Time, keeps fu
 	if now.After(leaf.NotAfter.Add(RenewGrace)) && !keeps(node, PinOf(leaf)) {
 		return Node{}, fmt.Errorf("%w: its certificate ended at %s", fault.BadProof, leaf.NotAfter.Format(time.RFC3339))
 	}
-	pub, ok := leaf.PublicKey.(*ecdsa.PublicKey)
-	if !ok || !ecdsa.VerifyASN1(pub, proofDigest(p.CSR), p.Signature) {
+	if !p.isSignedBy(leaf) {
 		return Node{}, fmt.Errorf("%w: bad signature", fault.BadProof)
 	}
 	return node, nil
+}
+
+// isSignedBy reports whether who made the proof has the key of a certificate.
+func (p RenewalProof) isSignedBy(leaf *x509.Certificate) bool {
+	pub, ok := leaf.PublicKey.(*ecdsa.PublicKey)
+	return ok && ecdsa.VerifyASN1(pub, proofDigest(p.CSR), p.Signature)
 }
 
 // VerifyProof returns the host that made a proof. It reads this host's copy only, so that
@@ -108,7 +113,35 @@ func (s *Signer) VerifyProof(ctx context.Context, p RenewalProof) (Node, error) 
 			return node, known
 		}
 	}
+	if node, known := s.verifyForgotten(ctx, p, rec); known != nil || node != (Node{}) {
+		return node, known
+	}
 	return Node{}, err
+}
+
+// verifyForgotten returns the host that made a proof with a certificate of a CA that the record does
+// not have any more: the host was off for more than maxFormerCAs replacements. It is known by its key
+// alone, and that is enough only to tell it what to do: whether its CA's time has ended cannot be
+// told any more, so a member does not come back by itself, however short the time was. A host that
+// was removed learns that. Without an error, the zero Node says that no host has that key, or that
+// the record has forgotten no CA.
+func (s *Signer) verifyForgotten(ctx context.Context, p RenewalProof, rec CARecord) (Node, error) {
+	chain, err := ParseCertificates(p.Chain)
+	if err != nil || len(rec.Former) < maxFormerCAs || !p.isSignedBy(chain[0]) {
+		return Node{}, nil
+	}
+	node, err := NodeOf(chain[0])
+	if err != nil {
+		return Node{}, nil
+	}
+	switch member, departed := s.keptKey(ctx, node, PinOf(chain[0])); {
+	case departed:
+		return node, nil
+	case member:
+		return Node{}, fault.New(fault.BadProof, "%s was off while the mesh's CA was replaced more than %d times, and the mesh does not know the CA any more that signed its certificate", node, maxFormerCAs).
+			About(node.Name).WithRemedy(joinAnew(node.Name))
+	}
+	return Node{}, nil
 }
 
 // verifyFormer returns the host that made a proof with a certificate of a former CA. Who has the

@@ -7,7 +7,9 @@ import (
 	"encoding/json"
 	"encoding/pem"
 	"errors"
+	"fmt"
 	"math/big"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -95,6 +97,49 @@ func TestNoCertificateForTheCAOfAMember(t *testing.T) {
 		if _, err := r.voter().SignRenewal(t.Context(), proof); !errors.Is(err, fault.BadProof) {
 			t.Errorf("a member whose CA is %s by the record gets a certificate of host1 for its own key: %v", how, err)
 		}
+	}
+}
+
+// A host that was off comes back by itself after as many replacements of the CA as the record has
+// former CAs, and after one more it is told why not, and what to do. One that was removed meanwhile
+// learns that. Who has another key is told neither.
+func TestWhoWasOffForMoreReplacementsThanAreKept(t *testing.T) {
+	r := newRotating(t)
+	key := newKey(t)
+	pin, err := identity.PinOfKey(&key.PublicKey)
+	r.must(err)
+	host := write(r, identity.HostKey("host1"), func(rec *identity.HostRecord) { rec.KeyPin, rec.KeyKept = pin.String(), true })
+	prove := func(key *ecdsa.PrivateKey) identity.RenewalProof {
+		machine := r.machine(r.CA, host.Node(), key)
+		csr, err := machine.NextCSR()
+		r.must(err)
+		proof, err := machine.Prove(csr)
+		r.must(err)
+		return proof
+	}
+	proof, other := prove(key), prove(newKey(t))
+	for n := range 8 {
+		r.replace(fmt.Sprint(n), time.Now().Add(time.Hour))
+		r.follow()
+	}
+	if node, err := r.voter().VerifyProof(t.Context(), proof); err != nil || node != host.Node() {
+		t.Errorf("after 8 replacements: %v, %v", node, err)
+	}
+	r.replace("8", time.Now().Add(time.Hour))
+	r.follow()
+	_, err = r.voter().VerifyProof(t.Context(), proof)
+	if told := fault.Of(err); !errors.Is(err, fault.BadProof) || !strings.Contains(err.Error(), "more than 8 times") || !strings.Contains(told.Remedy, "join it with a new token") {
+		t.Errorf("after 9 replacements: %v, remedy %q", err, fault.Of(err).Remedy)
+	}
+	if _, err := r.voter().VerifyProof(t.Context(), other); !errors.Is(err, fault.BadProof) || strings.Contains(err.Error(), "more than 8 times") {
+		t.Errorf("with another key: %v", err)
+	}
+	r.must(identity.NewHosts(r.Store).Expel(t.Context(), "host1"))
+	if node, err := r.voter().VerifyProof(t.Context(), proof); err != nil || node != host.Node() {
+		t.Errorf("who was removed does not learn it: %v, %v", node, err)
+	}
+	if _, err := r.voter().SignRenewal(t.Context(), proof); !errors.Is(err, fault.Expelled) {
+		t.Errorf("who was removed gets a certificate, or is not told: %v", err)
 	}
 }
 
