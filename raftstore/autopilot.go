@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -32,6 +33,8 @@ type autopilotState struct {
 	heard   map[raft.ServerID]time.Time // when each replica last answered
 
 	recruits recruits
+
+	held atomic.Int32 // how many hand over the only vote now
 }
 
 // groupView is the state of the group that the leader last saw.
@@ -90,6 +93,12 @@ func (a *autopilotState) snapshot() groupView {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return groupView{servers: a.seen.servers, failures: maps.Clone(a.seen.failures)}
+}
+
+// holdVotes keeps autopilot from changing who votes until the function is called that it returns.
+func (a *autopilotState) holdVotes() (release func()) {
+	a.held.Add(1)
+	return func() { a.held.Add(-1) }
 }
 
 // deadFor returns how long a replica has been dead.

@@ -168,3 +168,10 @@ func ProposeEntry(s *Store, t Txn) {
 
 // ResignFor makes s ask the leader for the vote of another node.
 func ResignFor(ctx context.Context, s *Store, node string) error { return s.giveUpVote(ctx, node) }
+
+// HoldReady makes a leader one that has not applied its log yet, until the function is called that
+// it returns.
+func HoldReady(s *Store) (release func()) {
+	term := s.readyTerm.Swap(0)
+	return func() { s.readyTerm.Store(term) }
+}

@@ -6,6 +6,7 @@ import (
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"virtmesh/raftstore"
 	"virtmesh/raftstore/raftstoretest"
@@ -44,6 +45,45 @@ func TestTheLeaderJudgesWhoMayChange(t *testing.T) {
 		}
 		if rec, _, err := leader.Get(t.Context(), "/of/host9", raftstore.ReadOptions{}); err != nil || string(rec.Value) != leader.Status(t.Context()).NodeID {
 			t.Errorf("what was refused was made: %s, %v", rec.Value, err)
+		}
+	})
+}
+
+// A leader that has not applied its log yet judges no change by what it has: it is asked again.
+func TestALeaderJudgesByItsWholeLog(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var ready atomic.Bool
+		c := raftstoretest.NewCluster(t, 3, raftstoretest.WithConfig(func(cfg *raftstore.Config) {
+			cfg.MayChange = func(*raftstore.Store, string, raftstore.Txn) error {
+				if !ready.Load() {
+					return fmt.Errorf("%w: judged by half a log", raftstore.ErrForbidden)
+				}
+				return nil
+			}
+		}))
+		leader := c.Node(c.Leader())
+		release := raftstore.HoldReady(leader)
+		var other *raftstore.Store
+		for _, s := range c.Live() {
+			if s != leader {
+				other = s
+			}
+		}
+		done := make(chan error, 1)
+		go func() {
+			_, err := other.Commit(t.Context(), put("/k", "v"))
+			done <- err
+		}()
+		time.Sleep(time.Second)
+		select {
+		case err := <-done:
+			t.Fatalf("the leader has judged before it had applied its log: %v", err)
+		default:
+		}
+		ready.Store(true)
+		release()
+		if err := <-done; err != nil {
+			t.Error(err)
 		}
 	})
 }

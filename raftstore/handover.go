@@ -68,8 +68,10 @@ func (s *Store) handOver(ctx context.Context) error {
 }
 
 // promoteHeir promotes a replica that answers to voter and transfers leadership to
-// it. It is used when the leader is the only voter.
+// it. It is used when the leader is the only voter. Until it has ended autopilot leaves the votes as
+// they are: it would take that of the heir again where one voter is enough.
 func (s *Store) promoteHeir(ctx context.Context, servers []raft.Server) error {
+	defer s.autopilot.holdVotes()()
 	servers = append(servers, s.heirs()...)
 	limit := s.voterLimit()
 	var errs []error

@@ -3,6 +3,7 @@ package raftstore
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -24,15 +25,25 @@ const resignedFor = 2 * time.Minute
 // replica of a group keeps its vote. Below FollowersLevel Resign hands over only the
 // leadership: what is signed does not matter there, and a leader may not know the request.
 func (s *Store) Resign(ctx context.Context) error {
-	before, alone, err := s.yieldLeadership(ctx)
-	if err != nil {
-		return fmt.Errorf("resign: %w", err)
-	}
-	if alone || !s.followersAllowed() || s.position() != inConfiguration {
-		return nil
-	}
-	if err := s.giveUpVote(ctx, s.cfg.NodeID); err != nil {
-		return fmt.Errorf("resign: %w", err)
+	var before []raft.Server
+	for n := 0; ; n++ {
+		var alone bool
+		var err error
+		if before, alone, err = s.yieldLeadership(ctx); err != nil {
+			return fmt.Errorf("resign: %w", err)
+		}
+		if alone || !s.followersAllowed() || s.position() != inConfiguration {
+			return nil
+		}
+		if err = s.giveUpVote(ctx, s.cfg.NodeID); err == nil {
+			break
+		}
+		if !errors.Is(err, errLeadsItself) {
+			return fmt.Errorf("resign: %w", err)
+		}
+		if err := s.pauseBeforeRetry(ctx, n, nil); err != nil {
+			return fmt.Errorf("resign: %w: %w", errLeadsItself, err)
+		}
 	}
 	for n := 0; s.hasVote(); n++ {
 		if err := s.pauseBeforeRetry(ctx, n, nil); err != nil {
@@ -43,6 +54,9 @@ func (s *Store) Resign(ctx context.Context) error {
 	s.letFollowersLearn(ctx, len(votersOf(before)) < 3 && len(s.members()) > 2)
 	return nil
 }
+
+// errLeadsItself: a replica that has been elected again must hand over before it gives up its vote.
+var errLeadsItself = errors.New("this replica leads again")
 
 // giveUpVote asks the leader to take the vote of a node, which must be this one.
 func (s *Store) giveUpVote(ctx context.Context, node string) error {
@@ -62,6 +76,9 @@ func (s *Store) hasVote() bool { return slices.Contains(s.voterLog.newest().vote
 func (s *Store) serveResign(caller, node string) error {
 	if caller != "" && caller != node {
 		return fmt.Errorf("%w: host %q asks for the vote of %q", ErrInvalidTxn, caller, node)
+	}
+	if node == s.cfg.NodeID {
+		return errLeadsItself
 	}
 	servers, err := s.servers()
 	if err != nil {
@@ -98,14 +115,30 @@ func (s *Store) Leave(ctx context.Context) error {
 	return s.RemoveReplica(ctx, s.cfg.NodeID)
 }
 
+// awaitOwnLead returns the configuration once this replica leads, if it is the only voter: then
+// nobody else can lead, and only a leader knows who follows and makes another one a voter.
+func (s *Store) awaitOwnLead(ctx context.Context) ([]raft.Server, error) {
+	for n := 0; ; n++ {
+		servers, err := s.servers()
+		if err != nil {
+			return nil, err
+		}
+		if s.IsLeader() || !slices.Equal(votersOf(servers), []string{s.cfg.NodeID}) {
+			return slices.Clone(servers), nil
+		}
+		if err := s.pauseBeforeRetry(ctx, n, nil); err != nil {
+			return nil, fmt.Errorf("wait until this replica, the only voter, leads: %w", err)
+		}
+	}
+}
+
 // yieldLeadership transfers the leadership, if this replica has it, and returns the
 // configuration of before. alone is true, and nothing is transferred, if there is no other
 // replica.
 func (s *Store) yieldLeadership(ctx context.Context) (before []raft.Server, alone bool, err error) {
-	if before, err = s.servers(); err != nil {
+	if before, err = s.awaitOwnLead(ctx); err != nil {
 		return nil, false, err
 	}
-	before = slices.Clone(before)
 	if len(before) == 1 && before[0].ID == s.id {
 		if err := s.awaitReports(ctx); err != nil {
 			return before, false, err

@@ -1,6 +1,7 @@
 package raftstore_test
 
 import (
+	"context"
 	"fmt"
 	"slices"
 	"testing"
@@ -70,6 +71,61 @@ func TestResignBeforeTheMembershipEnds(t *testing.T) {
 			})
 		})
 	}
+}
+
+// The heir of the only voter keeps its vote until it leads, also where one voter is enough: autopilot
+// looks many times meanwhile.
+func TestTheHeirKeepsItsVote(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := following(t, 1, raftstoretest.WithConfig(func(cfg *raftstore.Config) { cfg.Voters.Max = 1 }))
+		for _, name := range []string{"host2", "host3", "host4"} {
+			c.Add(name)
+		}
+		mustCommit(t, c.Node("host2"), put("/k", "v"))
+		time.Sleep(20 * time.Second)
+		s := c.Node("host1")
+		if err := s.Resign(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if id := c.Leader(); id == "host1" || slices.Contains(s.Status(t.Context()).Voters, "host1") {
+			t.Fatalf("host1 has resigned, and %s leads", id)
+		}
+		end(t, c, "host1")
+		mustCommit(t, c.Node(c.Leader()), put("/k", "w"))
+		c.WaitVoters(1)
+	})
+}
+
+// The only voter does not lead for a moment after its start. It waits for that before it resigns or
+// leaves, and does not take itself for the last replica.
+func TestTheOnlyVoterResignsBeforeItLeads(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := following(t, 1)
+		for _, name := range []string{"host2", "host3"} {
+			c.Add(name)
+			c.SetHealth(name, func(m *raftstore.MemberHealth) { m.Alive = false }) // host1 stays the only voter
+		}
+		mustCommit(t, c.Node("host2"), put("/k", "v"))
+		time.Sleep(20 * time.Second)
+		c.Kill("host1")
+		s := c.Restart("host1")
+		if voters := s.Voters(); s.IsLeader() || !slices.Equal(voters, []string{"host1"}) {
+			t.Fatalf("host1 leads: %t; %q vote", s.IsLeader(), voters)
+		}
+		for _, name := range []string{"host2", "host3"} {
+			c.SetHealth(name, func(m *raftstore.MemberHealth) { m.Alive = true })
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		if err := s.Resign(ctx); err != nil {
+			t.Fatal(err)
+		}
+		if id := c.Leader(); id == "host1" || slices.Contains(s.Status(t.Context()).Voters, "host1") {
+			t.Fatalf("host1 has resigned, and %s leads the voters %q", id, s.Status(t.Context()).Voters)
+		}
+		end(t, c, "host1")
+		mustCommit(t, c.Node(c.Leader()), put("/k", "w"))
+	})
 }
 
 // A replica that has resigned gets no vote while its host is about to leave. If the host stays,

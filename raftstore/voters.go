@@ -154,6 +154,9 @@ func (p promoter) CalculatePromotionsAndDemotions(c *autopilot.Config, s *autopi
 	} else {
 		passOn(&changes, s, chosen)
 	}
+	if p.a.held.Load() > 0 {
+		return autopilot.RaftChanges{}
+	}
 	slices.Sort(changes.Promotions)
 	slices.Sort(changes.Demotions)
 	return changes
