@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"maps"
+	"slices"
 	"strings"
 	"testing"
 
@@ -188,7 +189,7 @@ func TestALeaderDoesNotFreezeTheRecord(t *testing.T) {
 		if err := m.hosts.MayChange("host1", txn); err != nil {
 			t.Errorf("%s: %v", what, err)
 		}
-		txn.Ops[0].Value = append(data, bytes.Repeat([]byte(" "), 64<<10)...)
+		txn.Ops[0].Value = slices.Concat(data, bytes.Repeat([]byte(" "), 64<<10))
 		if err := m.hosts.MayChange("host1", txn); !errors.Is(err, raftstore.ErrForbidden) {
 			t.Errorf("a record of more than 64 KiB: %v", err)
 		}
