@@ -159,14 +159,29 @@ func (t *thaws) takeBoot(uid string) bool {
 func (t *thaws) begin(uid string, now time.Duration) (due bool, next time.Duration) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	g := t.of(uid)
-	switch left := g.tried + thawPause - now; {
+	if due, next = t.dueIn(uid, now); due {
+		t.of(uid).running = true
+	}
+	return due, next
+}
+
+// isDue reports whether begin would begin an attempt.
+func (t *thaws) isDue(uid string, now time.Duration) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	due, _ := t.dueIn(uid, now)
+	return due
+}
+
+func (t *thaws) dueIn(uid string, now time.Duration) (due bool, next time.Duration) {
+	g := t.byUID[uid]
+	switch {
+	case g == nil:
 	case g.running:
 		return false, thawPause
-	case g.tried > 0 && left > 0:
-		return false, left
+	case g.tried > 0 && g.tried+thawPause > now:
+		return false, g.tried + thawPause - now
 	}
-	g.running = true
 	return true, thawPause
 }
 
@@ -222,25 +237,36 @@ func (e *Executor) watchFreeze(ctx context.Context, r *run) time.Duration {
 	if left := due - e.BootTime(); left > 0 {
 		return left
 	}
-	begin, next := e.thaws.begin(r.ref.UID, e.BootTime())
-	if !begin {
-		return next
+	next, err := e.startThaw(r.ref, "nobody has unfrozen a guest's file systems in time, so the host did")
+	if err != nil {
+		return thawPause
 	}
-	ref := r.ref
+	return next
+}
+
+// startThaw thaws a guest's file systems in a task, unless that is under way or was tried a
+// moment ago. It returns the time until the next attempt. done is what the log says when they
+// are thawed.
+func (e *Executor) startThaw(ref hypervisor.Ref, done string) (next time.Duration, err error) {
+	begin, next := e.thaws.begin(ref.UID, e.BootTime())
+	if !begin {
+		return next, nil
+	}
 	err = e.tasks.startTask(func(ctx context.Context) {
 		ctx, cancel := context.WithTimeout(ctx, thawTimeout)
 		defer cancel()
 		err := e.thaw(ctx, ref)
 		e.thaws.end(ref.UID, e.BootTime())
+		// Also after a failure: who is to stop the guest then asks it to shut down as it is.
+		defer e.notify(keyOf(ref))
 		if err != nil {
-			e.Logger.Warn("a guest's file systems stay frozen after their time", "instance", ref.String(), "err", err, "retryIn", thawPause)
+			e.Logger.Warn("a guest's file systems are frozen and could not be thawed", "instance", ref.String(), "err", err, "retryIn", thawPause)
 			return
 		}
-		e.Logger.Warn("nobody has unfrozen a guest's file systems in time, so the host did", "instance", ref.String())
-		e.notify(keyOf(ref))
+		e.Logger.Warn(done, "instance", ref.String())
 	})
 	if err != nil {
-		e.thaws.end(r.ref.UID, e.BootTime())
+		e.thaws.end(ref.UID, e.BootTime())
 	}
-	return next
+	return next, err
 }

@@ -38,6 +38,9 @@ const (
 	ActReportFailure Act = "report-failure"
 	// ActResume lets the CPUs of a paused guest go on, so that it can shut down.
 	ActResume Act = "resume"
+	// ActThaw begins to thaw the file systems of a guest, which goes on by itself: a guest that
+	// cannot write cannot shut down.
+	ActThaw Act = "thaw"
 	// ActRequestShutdown asks the guest to shut down.
 	ActRequestShutdown Act = "request-shutdown"
 	// ActRecordShutdown records with the domain when the guest was first asked.
@@ -70,7 +73,7 @@ const (
 // them: the mesh judges it by its own state.
 func (a Act) needsCertainty() bool {
 	switch a {
-	case ActDefineStart, ActResume, ActRequestShutdown, ActCutPower, ActUndefine, ActRemoveVolumes, ActReleaseAddresses, ActRemoveLogs:
+	case ActDefineStart, ActResume, ActThaw, ActRequestShutdown, ActCutPower, ActUndefine, ActRemoveVolumes, ActReleaseAddresses, ActRemoveLogs:
 		return true
 	}
 	return false
@@ -175,6 +178,10 @@ type situation struct {
 	busy bool
 	// failure is the last failure to start, or nil.
 	failure *failure
+
+	// thawDue says that the guest's file systems are frozen, and that nobody is thawing them or
+	// has tried to a moment ago.
+	thawDue bool
 
 	// unlimited says that the guest's emulator has no limit of memory, and that this process
 	// has not tried to set one.

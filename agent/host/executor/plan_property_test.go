@@ -46,6 +46,7 @@ func anySituation(t *rapid.T) situation {
 	s.workEpoch = rapid.Uint64Range(planEpoch-1, planEpoch).Draw(t, "work's epoch")
 	s.confirmed, s.connected = chance("confirmed"), chance("connected")
 	s.withheld = chance("withheld")
+	s.thawDue = s.active() && chance("frozen")
 	s.traces, s.logs = chance("traces"), chance("logs")
 	if s.instance != nil && chance("failed before") {
 		failed(time.Duration(rapid.Int64Range(0, 60).Draw(t, "pause"))*time.Second, chance("told"), chance("final"))(&s)
@@ -89,6 +90,11 @@ func TestNoPlanDoesWhatMustNotBe(t *testing.T) {
 			must(at(ActCommitEnd) < at(ActUndefine), "the domain goes before the mesh knows of its end")
 			must(s.recorded != nil || s.instance.IsFinal() || at(ActRecordEnd) == 0, "an end that is not recorded first")
 			must(!s.active() || has(ActCutPower) && at(ActCutPower) < at(ActCommitEnd), "an instance ends before its guest")
+		}
+		must(!has(ActThaw) || isHeld && s.deleted(), "a guest that is not to stop is thawed")
+		if has(ActThaw) && !has(ActRequestShutdown) {
+			wait := p[len(p)-1].After
+			must(has(ActRecordShutdown) && wait < machine.GracePeriod(&s.instance.Spec), "a thaw takes the whole time of a guest that was not asked")
 		}
 		if has(ActRemoveVolumes) && s.active() {
 			must(has(ActCutPower) && at(ActCutPower) < at(ActRemoveVolumes), "disks are removed below a guest")

@@ -174,9 +174,9 @@ func planStart(s situation) Plan {
 }
 
 // planStop asks a guest to shut down, and cuts its power when its grace period is
-// over. The grace period starts at this host's own first request, by its own clock.
-// So the guest is always asked first, however long the agent was down and whatever
-// the clocks of other hosts show.
+// over. The grace period starts when this host first asks the guest, or begins to thaw
+// it for that, by its own clock. So the guest is always asked first, however long the
+// agent was down and whatever the clocks of other hosts show.
 func planStop(s situation) Plan {
 	grace := machine.GracePeriod(&s.instance.Spec)
 	switch {
@@ -204,11 +204,21 @@ func planStop(s situation) Plan {
 		// A paused guest cannot handle the request.
 		p = append(p, Step{Act: ActResume, BestEffort: true})
 	}
-	p = append(p, Step{Act: ActRequestShutdown, BestEffort: true})
+	if s.thawDue {
+		p = append(p, Step{Act: ActThaw, BestEffort: true})
+	}
+	wait := min(left, shutdownInterval)
+	if first && s.thawDue {
+		// An agent takes no request to shut down while it holds file systems frozen. One that
+		// hangs must not use up the grace period, so the guest is asked after a while anyhow.
+		wait = min(left/2, shutdownInterval)
+	} else {
+		p = append(p, Step{Act: ActRequestShutdown, BestEffort: true})
+	}
 	if first {
 		p = append(p, Step{Act: ActRecordShutdown, BestEffort: true})
 	}
-	return append(p, Step{Act: ActWait, After: min(left, shutdownInterval)})
+	return append(p, Step{Act: ActWait, After: wait})
 }
 
 // phaseOfPowerCut is the final phase of a guest that did not shut down within its

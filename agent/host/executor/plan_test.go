@@ -55,6 +55,7 @@ func endlessGrace(s *situation) {
 	s.instance.Spec.TerminationGracePeriodSeconds = &seconds
 }
 
+func frozenNow(s *situation)  { s.thawDue = true }
 func deletedNow(s *situation) { at := metav1.NewTime(s.now); s.instance.DeletionTimestamp = &at }
 
 func phase(p kubevirtv1.VirtualMachineInstancePhase) edit {
@@ -172,6 +173,10 @@ func TestPlans(t *testing.T) {
 		{"its grace period is longer than a clock can count", held(running, deletedNow, endlessGrace, asked(time.Hour)), "request-shutdown, wait(5s)"},
 		{"deleted while paused", held(running, domainIn(hypervisor.StatePaused, hypervisor.ReasonUser), deletedNow),
 			"resume, request-shutdown, record-shutdown, wait(5s)"},
+		{"deleted while frozen", held(running, frozenNow, deletedNow), "thaw, record-shutdown, wait(5s)"},
+		{"deleted while frozen and paused", held(running, domainIn(hypervisor.StatePaused, hypervisor.ReasonUser), frozenNow, deletedNow),
+			"resume, thaw, record-shutdown, wait(5s)"},
+		{"asked, and frozen still", held(running, frozenNow, deletedNow, asked(10*time.Second)), "thaw, request-shutdown, wait(5s)"},
 		{"it shut down when asked", held(shutoff(hypervisor.ReasonShutdown), deletedNow, asked(time.Second)), ending(succeeded, "record-end"+succeeded)},
 		{"its power was to be cut", held(running, deletedNow, recordedEnd(kubevirtv1.Succeeded)), ending(succeeded, "cut-power")},
 

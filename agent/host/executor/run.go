@@ -193,6 +193,8 @@ func (e *Executor) changeDomain(ctx context.Context, r *run, step Step) error {
 		}
 	case ActResume:
 		err = e.Hypervisor.Resume(ctx, r.ref)
+	case ActThaw:
+		_, err = e.startThaw(r.ref, "a guest's file systems were frozen, and are thawed so that it can shut down")
 	case ActRequestShutdown:
 		err = e.Hypervisor.Shutdown(ctx, r.ref)
 	case ActRecordShutdown:
@@ -253,6 +255,7 @@ func (e *Executor) readSituation(ctx context.Context, r *run) (err error) {
 	r.failure = e.failures.of(uid)
 	r.busy = len(e.starting) == cap(e.starting)
 	r.unlimited = r.active() && r.domain.MemoryLimit == 0 && !e.limits.wasTried(uid)
+	r.thawDue = r.active() && r.domain.Records[recordFrozen] != "" && e.thaws.isDue(uid, e.BootTime())
 	r.traces = e.traces.has(r.ref)
 	r.withheld = false
 	if r.claimed && !r.active() {

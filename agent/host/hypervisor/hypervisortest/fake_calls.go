@@ -172,10 +172,10 @@ func (m *Machine) reboot(d *fakeDomain) {
 	d.serial.print(Ready)
 }
 
-// Shutdown implements hypervisor.Lifecycle.
+// Shutdown implements hypervisor.Lifecycle. A guest whose file systems are frozen cannot shut down.
 func (f *Fake) Shutdown(ctx context.Context, ref hypervisor.Ref) error {
 	return f.on(ctx, "Shutdown", ref, func(m *Machine, d *fakeDomain) error {
-		if d.state == hypervisor.StateRunning && !d.deaf {
+		if d.state == hypervisor.StateRunning && !d.deaf && !d.frozen {
 			d.serial.print(Bye)
 			m.end(d, hypervisor.ReasonShutdown)
 		}
