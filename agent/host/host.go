@@ -156,7 +156,7 @@ func (h *Host) openExecutor(config Config, deps Deps) error {
 	}
 	h.executor, err = executor.New(executor.Config{
 		Host: deps.Self.Name, Store: deps.Store, Confirm: deps.Confirm, Instances: h.instances, Hypervisor: h.platform.hypervisor,
-		Volumes: h.volumes, Network: h.network, Firmware: h.firmware, Events: deps.Recorder,
+		Volumes: h.volumes, Network: h.network, GuestDevice: network.PodBridge, Firmware: h.firmware, Events: deps.Recorder,
 		Machine: h.platform.Info, MayStart: h.platform.MayStart, LogDir: filepath.Join(deps.Self.StateDir, "consoles"), EmulatorLogDir: emulatorLogDir,
 		RuntimeUser: uint64(uid), Logger: deps.Logger.With("part", "executor"),
 	})

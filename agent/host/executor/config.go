@@ -105,6 +105,9 @@ type Config struct {
 	// MayStart returns why no guest starts on this host now; nil if guests do. A nil
 	// MayStart stands for a host on which they always do.
 	MayStart func() error
+	// GuestDevice is the host's network device behind which the addresses are that Network gives
+	// to guests. Connections to guests' ports leave through no other.
+	GuestDevice string
 	// RuntimeUser is the uid of guests that have none of their own.
 	RuntimeUser uint64
 	// LogDir holds the guests' serial logs.
@@ -127,7 +130,7 @@ func (c Config) Validate() error {
 	}{
 		{"Host", c.Host == ""}, {"Store", c.Store == nil}, {"Confirm", c.Confirm == nil}, {"Instances", c.Instances == nil}, {"Hypervisor", c.Hypervisor == nil},
 		{"Volumes", c.Volumes == nil}, {"Network", c.Network == nil}, {"Firmware", c.Firmware == nil}, {"Machine", c.Machine == nil},
-		{"Events", c.Events == nil}, {"Logger", c.Logger == nil},
+		{"Events", c.Events == nil}, {"GuestDevice", c.GuestDevice == ""}, {"Logger", c.Logger == nil},
 	} {
 		if field.missing {
 			return fmt.Errorf("instance executor: %s is not set", field.name)

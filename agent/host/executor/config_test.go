@@ -11,15 +11,16 @@ func TestEveryFieldOfTheConfigurationIsNeeded(t *testing.T) {
 		t.Fatal(err)
 	}
 	for name, spoil := range map[string]func(*Config){
-		"Host":       func(c *Config) { c.Host = "" },
-		"Store":      func(c *Config) { c.Store = nil },
-		"Instances":  func(c *Config) { c.Instances = nil },
-		"Hypervisor": func(c *Config) { c.Hypervisor = nil },
-		"Volumes":    func(c *Config) { c.Volumes = nil },
-		"Network":    func(c *Config) { c.Network = nil },
-		"Events":     func(c *Config) { c.Events = nil },
-		"Logger":     func(c *Config) { c.Logger = nil },
-		"LogDir":     func(c *Config) { c.LogDir = "consoles" },
+		"Host":        func(c *Config) { c.Host = "" },
+		"Store":       func(c *Config) { c.Store = nil },
+		"Instances":   func(c *Config) { c.Instances = nil },
+		"Hypervisor":  func(c *Config) { c.Hypervisor = nil },
+		"Volumes":     func(c *Config) { c.Volumes = nil },
+		"Network":     func(c *Config) { c.Network = nil },
+		"Events":      func(c *Config) { c.Events = nil },
+		"GuestDevice": func(c *Config) { c.GuestDevice = "" },
+		"Logger":      func(c *Config) { c.Logger = nil },
+		"LogDir":      func(c *Config) { c.LogDir = "consoles" },
 	} {
 		bad := good
 		spoil(&bad)

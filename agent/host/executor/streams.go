@@ -3,11 +3,15 @@ package executor
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"strconv"
 	"sync"
+	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"virtmesh/agent/fault"
 	"virtmesh/agent/host/hypervisor"
@@ -85,7 +89,7 @@ func (g Guests) forward(ctx context.Context, domain hypervisor.Domain, request g
 			WithRemedy("connect it to the default network (pod: {}), or reach it over its own network")
 	}
 	target := net.JoinHostPort(address, strconv.Itoa(int(request.Port)))
-	conn, err := g.executor.forwards.dial(ctx, ref.UID, request.Protocol, target)
+	conn, err := g.executor.forwards.dial(ctx, ref.UID, g.executor.GuestDevice, request.Protocol, target)
 	if errors.Is(err, errTooManyForwards) {
 		return nil, fault.New(fault.Conflict, "instance %s: %w", ref, err).About(ref.String())
 	}
@@ -122,13 +126,13 @@ func newForwards() *forwards { return &forwards{byUID: map[string]map[*forwarded
 // errTooManyForwards refuses a connection.
 var errTooManyForwards = errors.New("it has " + strconv.Itoa(maxForwards) + " forwarded connections already")
 
-// dial opens a connection for a guest.
-func (f *forwards) dial(ctx context.Context, uid, protocol, target string) (net.Conn, error) {
+// dial opens a connection for a guest, through a device of the host.
+func (f *forwards) dial(ctx context.Context, uid, device, protocol, target string) (net.Conn, error) {
 	conn := &forwardedConn{closed: func(c *forwardedConn) { f.remove(uid, c) }}
 	if !f.add(uid, conn) {
 		return nil, errTooManyForwards
 	}
-	dialer := net.Dialer{Timeout: dialTimeout}
+	dialer := net.Dialer{Timeout: dialTimeout, Control: throughDevice(device)}
 	opened, err := dialer.DialContext(ctx, protocol, target)
 	if err != nil {
 		f.remove(uid, conn)
@@ -141,6 +145,21 @@ func (f *forwards) dial(ctx context.Context, uid, protocol, target string) (net.
 		_ = opened.Close() // the guest has ended meanwhile
 	}
 	return conn, nil
+}
+
+// throughDevice binds a socket to a device of the host, so that no route leads its packets
+// elsewhere: while the guests' bridge is away, another network of the host may have their addresses.
+func throughDevice(device string) func(network, address string, conn syscall.RawConn) error {
+	return func(_, _ string, conn syscall.RawConn) error {
+		var err error
+		if controlErr := conn.Control(func(fd uintptr) { err = unix.BindToDevice(int(fd), device) }); controlErr != nil {
+			err = controlErr
+		}
+		if err != nil {
+			return fmt.Errorf("bind the connection to %s: %w", device, err)
+		}
+		return nil
+	}
 }
 
 func (f *forwards) add(uid string, conn *forwardedConn) bool {

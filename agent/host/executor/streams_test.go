@@ -119,6 +119,24 @@ func TestForwardedPortsLeadToTheGuestAlone(t *testing.T) {
 	}
 }
 
+// A connection leaves through the device behind which the guests are, whatever the host's routes say.
+func TestForwardedPortsLeaveThroughTheGuestsDevice(t *testing.T) {
+	w := newWorld(t)
+	w.config.GuestDevice = "vm-none"
+	w.restart()
+	w.running("a")
+	port := listen(t, w)
+	for _, protocol := range []string{guests.TCP, guests.UDP} {
+		conn, err := w.executor.Guests().Stream(t.Context(), "ns", "a", guests.StreamRequest{Kind: guests.Forward, Protocol: protocol, Port: port})
+		if err == nil {
+			conn.Close()
+		}
+		if !errors.Is(err, fault.Unavailable) || !strings.Contains(err.Error(), "vm-none") {
+			t.Errorf("%s, and the device is away: %v", protocol, err)
+		}
+	}
+}
+
 // A display has one viewer: who comes later takes it, unless he asks to leave it.
 func TestADisplayHasOneViewer(t *testing.T) {
 	w := newWorld(t)

@@ -89,7 +89,7 @@ func newWorld(t *testing.T) *world {
 	w.config = Config{
 		Host: thisHost, Store: w.store, Confirm: func(context.Context) error { return w.unconfirmed }, Instances: w.vmis, Hypervisor: w.hv, Volumes: w.volumes, Network: w.network, Firmware: w.firmware,
 		Events: events, Machine: func() (domain.HostInfo, error) { return w.machine, nil },
-		LogDir: t.TempDir(), Logger: quiet, RuntimeUser: testUser,
+		GuestDevice: "lo", LogDir: t.TempDir(), Logger: quiet, RuntimeUser: testUser,
 	}
 	began := time.Now()
 	w.config.Clock = func() time.Time { return time.Now().Add(w.passed + w.set) }

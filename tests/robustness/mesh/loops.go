@@ -107,7 +107,7 @@ func (a *agent) executorLoops(recorder *objects.Recorder, info domain.HostInfo) 
 	machine := &stepped{a.host.machine.Open(), a}
 	e, err := executor.New(executor.Config{
 		Host: a.host.Name, Store: a.writer("executor"), Confirm: a.store.Confirm, Instances: objects.For[*kubevirtv1.VirtualMachineInstance](a.cache),
-		Hypervisor: machine, Volumes: volumes{a}, Network: network{}, Firmware: firmware{}, Events: recorder,
+		Hypervisor: machine, Volumes: volumes{a}, Network: network{}, GuestDevice: "lo", Firmware: firmware{}, Events: recorder,
 		Machine: func() (domain.HostInfo, error) { return info, nil }, LogDir: filepath.Join(a.host.dataDir(), "consoles"), Clock: a.host.Now, BootTime: a.host.bootTime, Logger: a.log,
 	})
 	if err != nil {
