@@ -84,7 +84,7 @@ func exitCode(err error) int {
 		return 5
 	case fault.Unauthorized, fault.Forbidden, fault.Expelled:
 		return 6
-	case fault.Unavailable, fault.Unreachable:
+	case fault.Unavailable, fault.Unreachable, fault.TooMany:
 		return 7
 	case fault.UnknownOutcome:
 		return 8

@@ -293,7 +293,7 @@ func TestLeaveIsAboutThisHost(t *testing.T) {
 func TestFaultsReachTheExitCode(t *testing.T) {
 	for code, want := range map[fault.Code]int{
 		fault.Invalid: 1, fault.Internal: 1, fault.NotFound: 4, fault.NoHost: 4, fault.Conflict: 5, fault.Forbidden: 6,
-		fault.Unavailable: 7, fault.Unreachable: 7, fault.UnknownOutcome: 8,
+		fault.Unavailable: 7, fault.Unreachable: 7, fault.TooMany: 7, fault.UnknownOutcome: 8,
 	} {
 		mesh := wellMesh()
 		mesh.removeErr = fmt.Errorf("remove host2: %w", fault.New(code, "it is so").About("host2").WithRemedy("do this"))

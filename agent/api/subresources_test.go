@@ -365,6 +365,7 @@ func TestHostsFaultsReachClients(t *testing.T) {
 		fault.Unreachable:    "host h2: it is so",
 		fault.Unavailable:    "it is so",
 		fault.UnknownOutcome: "it is so",
+		fault.TooMany:        "it is so",
 		fault.Forbidden:      "it is so",
 		fault.Internal:       "it is so",
 	} {

@@ -27,6 +27,9 @@ const (
 	Forbidden Code = "Forbidden"
 	// Unavailable: the mesh or this host cannot do it now; a later attempt can succeed.
 	Unavailable Code = "Unavailable"
+	// TooMany: as many requests of this sort are under way as the host allows; when some have
+	// ended, a later attempt can succeed. To versions that do not know it, it is Internal.
+	TooMany Code = "TooMany"
 	// Unreachable: the host that must do it does not answer.
 	Unreachable Code = "Unreachable"
 	// UnknownOutcome: the change may or may not have been made.
@@ -115,6 +118,8 @@ func classOf(c Code) class {
 		return forbidden("the machine was removed from the mesh")
 	case Unavailable:
 		return class{http.StatusServiceUnavailable, metav1.StatusReasonServiceUnavailable, "not available now"}
+	case TooMany:
+		return class{http.StatusTooManyRequests, metav1.StatusReasonTooManyRequests, "too many requests are under way"}
 	case Unreachable:
 		return class{http.StatusServiceUnavailable, metav1.StatusReasonServiceUnavailable, "host is unreachable"}
 	case UnknownOutcome:

@@ -22,7 +22,7 @@ var everyCode = []fault.Code{
 	fault.Invalid, fault.NotFound, fault.AlreadyExists, fault.Conflict, fault.Unauthorized, fault.Forbidden, fault.Unavailable,
 	fault.Unreachable, fault.UnknownOutcome, fault.TooLarge, fault.NotImplemented, fault.Internal, fault.NotRunning, fault.NoGuestAgent,
 	fault.TokenInvalid, fault.TokenExpired, fault.TokenUsed, fault.ClockSkew, fault.HostTaken, fault.TooOld, fault.TooNew, fault.BadProof,
-	fault.NoHost, fault.Expelled,
+	fault.NoHost, fault.Expelled, fault.TooMany,
 }
 
 // cross sends err over HTTP and returns what arrives.

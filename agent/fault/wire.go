@@ -16,7 +16,7 @@ import (
 const maxAnswer = 64 << 10
 
 // retryAfterSeconds is the Retry-After value of an answer that something is
-// unavailable.
+// unavailable, or that there is too much of it.
 const retryAfterSeconds = 1
 
 // Types of the causes that carry the parts of a fault for which a Status has no field.
@@ -40,7 +40,7 @@ func (f *Fault) Status() metav1.Status {
 	if f.Remedy != "" {
 		status.Details.Causes = append(status.Details.Causes, metav1.StatusCause{Type: causeRemedy, Message: f.Remedy})
 	}
-	if class.status == http.StatusServiceUnavailable {
+	if class.status == http.StatusServiceUnavailable || class.status == http.StatusTooManyRequests {
 		status.Details.RetryAfterSeconds = retryAfterSeconds
 	}
 	return status

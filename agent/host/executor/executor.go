@@ -38,6 +38,7 @@ type Executor struct {
 	displays     *sessions
 	forwards     *forwards
 	thaws        *thaws
+	pictures     *pictures
 	logs         guestLogs
 	// starting has an entry for each start under way.
 	starting chan struct{}
@@ -64,7 +65,7 @@ func New(config Config) (*Executor, error) {
 	now := config.Clock.Now
 	e := &Executor{
 		Config: config, listeners: map[int]func(stewards.Key){}, tasks: newTasks(), traces: newTraces(),
-		failures: newFailures(), shutdowns: newShutdowns(), limits: newLimits(), flips: newFlips(now), consoles: newConsoles(), displays: newDisplays(), forwards: newForwards(), thaws: newThaws(),
+		failures: newFailures(), shutdowns: newShutdowns(), limits: newLimits(), flips: newFlips(now), consoles: newConsoles(), displays: newDisplays(), forwards: newForwards(), thaws: newThaws(), pictures: newPictures(),
 		logs: newGuestLogs(config), now: now,
 		starting: make(chan struct{}, MaxStarts),
 	}

@@ -3,15 +3,10 @@ package executor
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"net"
 	"strconv"
-	"sync"
-	"syscall"
 	"time"
-
-	"golang.org/x/sys/unix"
 
 	"virtmesh/agent/fault"
 	"virtmesh/agent/host/hypervisor"
@@ -22,8 +17,9 @@ import (
 const (
 	// dialTimeout bounds how long a guest may take to accept a forwarded connection.
 	dialTimeout = 10 * time.Second
-	// maxForwards bounds the forwarded connections of a guest.
-	maxForwards = 256
+	// maxForwards bounds the forwarded connections of a guest, maxHostForwards those of a host.
+	maxForwards     = 256
+	maxHostForwards = 4096
 )
 
 // Stream implements guests.Instances.
@@ -63,6 +59,12 @@ func (g Guests) Screenshot(ctx context.Context, namespace, name string, wake boo
 	if err != nil {
 		return nil, err
 	}
+	uid := domain.Owner.Ref.UID
+	if !g.executor.pictures.begin(uid) {
+		return nil, fault.New(fault.TooMany, "instance %s/%s: pictures of its display are being taken: of a guest at most %d at once, and of all guests of its host %d",
+			namespace, name, maxPictures, maxHostPictures).About(namespace + "/" + name).WithRemedy("try again in a moment")
+	}
+	defer g.executor.pictures.end(uid)
 	picture, err := g.executor.Hypervisor.Screenshot(ctx, domain.Owner.Ref, wake)
 	if err != nil {
 		return nil, translate(objects.Key{Namespace: namespace, Name: name}, err)
@@ -91,7 +93,7 @@ func (g Guests) forward(ctx context.Context, domain hypervisor.Domain, request g
 	target := net.JoinHostPort(address, strconv.Itoa(int(request.Port)))
 	conn, err := g.executor.forwards.dial(ctx, ref.UID, g.executor.GuestDevice, request.Protocol, target)
 	if errors.Is(err, errTooManyForwards) {
-		return nil, fault.New(fault.Conflict, "instance %s: %w", ref, err).About(ref.String())
+		return nil, fault.New(fault.TooMany, "instance %s: %w", ref, err).About(ref.String()).WithRemedy("close some")
 	}
 	if err != nil {
 		return nil, fault.New(fault.Unavailable, "instance %s does not accept the connection: %w", ref, err).About(ref.String())
@@ -112,97 +114,4 @@ func (g Guests) givenAddress(ref hypervisor.Ref) string {
 		}
 	}
 	return ""
-}
-
-// forwards are the connections to guests' ports, by the instance's UID. Nothing else tells
-// them that the guest has ended.
-type forwards struct {
-	mu    sync.Mutex
-	byUID map[string]map[*forwardedConn]struct{}
-}
-
-func newForwards() *forwards { return &forwards{byUID: map[string]map[*forwardedConn]struct{}{}} }
-
-// errTooManyForwards refuses a connection.
-var errTooManyForwards = errors.New("it has " + strconv.Itoa(maxForwards) + " forwarded connections already")
-
-// dial opens a connection for a guest, through a device of the host.
-func (f *forwards) dial(ctx context.Context, uid, device, protocol, target string) (net.Conn, error) {
-	conn := &forwardedConn{closed: func(c *forwardedConn) { f.remove(uid, c) }}
-	if !f.add(uid, conn) {
-		return nil, errTooManyForwards
-	}
-	dialer := net.Dialer{Timeout: dialTimeout, Control: throughDevice(device)}
-	opened, err := dialer.DialContext(ctx, protocol, target)
-	if err != nil {
-		f.remove(uid, conn)
-		return nil, err
-	}
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	conn.Conn = opened
-	if _, open := f.byUID[uid][conn]; !open {
-		_ = opened.Close() // the guest has ended meanwhile
-	}
-	return conn, nil
-}
-
-// throughDevice binds a socket to a device of the host, so that no route leads its packets
-// elsewhere: while the guests' bridge is away, another network of the host may have their addresses.
-func throughDevice(device string) func(network, address string, conn syscall.RawConn) error {
-	return func(_, _ string, conn syscall.RawConn) error {
-		var err error
-		if controlErr := conn.Control(func(fd uintptr) { err = unix.BindToDevice(int(fd), device) }); controlErr != nil {
-			err = controlErr
-		}
-		if err != nil {
-			return fmt.Errorf("bind the connection to %s: %w", device, err)
-		}
-		return nil
-	}
-}
-
-func (f *forwards) add(uid string, conn *forwardedConn) bool {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if len(f.byUID[uid]) >= maxForwards {
-		return false
-	}
-	if f.byUID[uid] == nil {
-		f.byUID[uid] = map[*forwardedConn]struct{}{}
-	}
-	f.byUID[uid][conn] = struct{}{}
-	return true
-}
-
-func (f *forwards) remove(uid string, conn *forwardedConn) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if delete(f.byUID[uid], conn); len(f.byUID[uid]) == 0 {
-		delete(f.byUID, uid)
-	}
-}
-
-// endGuest closes the connections of a guest that has ended.
-func (f *forwards) endGuest(uid string) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	for conn := range f.byUID[uid] {
-		if conn.Conn != nil {
-			_ = conn.Conn.Close()
-		}
-	}
-	delete(f.byUID, uid)
-}
-
-// forwardedConn is a connection to a port of a guest.
-type forwardedConn struct {
-	net.Conn // nil until it is open
-	closed   func(*forwardedConn)
-}
-
-// Close implements net.Conn.
-func (c *forwardedConn) Close() error {
-	c.closed(c)
-	return c.Conn.Close()
 }

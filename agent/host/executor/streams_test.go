@@ -110,7 +110,7 @@ func TestForwardedPortsLeadToTheGuestAlone(t *testing.T) {
 			t.Fatal("a connection was refused too early")
 		}
 	}
-	if err := ask(guests.TCP, port); !errors.Is(err, fault.Conflict) {
+	if err := ask(guests.TCP, port); !errors.Is(err, fault.TooMany) {
 		t.Errorf("one connection too many: %v", err)
 	}
 	w.act(w.hv.Machine().Pause(refOf(vmi), hypervisor.ReasonUser))
