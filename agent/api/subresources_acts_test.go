@@ -72,6 +72,8 @@ func TestActsOnGuests(t *testing.T) {
 		{"agent", "freeze", `{"unfreezeTimeout":"0s"}`, "freeze default/agent for 0s", 0, ""},
 		{"agent", "freeze", `{}`, "", 400, "Unfreeze timeout in freeze request is not set"},
 		{"agent", "freeze", `{"unfreezeTimeout":"-1s"}`, "", 400, "unfreezeTimeout"},
+		{"agent", "freeze", `{"unfreezeTimeout":"2562047h47m16.854775807s"}`, "freeze default/agent for 2562047h47m16.854775807s", 0, ""},
+		{"agent", "freeze", `{"unfreezeTimeout":"2562048h"}`, "", 400, "invalid duration \"2562048h\""},
 		{"plain", "freeze", `{"unfreezeTimeout":"5m"}`, "", 409, "VMI does not have guest agent connected"},
 		{"paused", "freeze", `{"unfreezeTimeout":"5m"}`, "", 409, "VMI is paused"},
 		{"off", "freeze", `{"unfreezeTimeout":"5m"}`, "", 409, "not running"},

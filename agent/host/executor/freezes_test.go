@@ -2,6 +2,7 @@ package executor
 
 import (
 	"errors"
+	"math"
 	"strings"
 	"testing"
 	"time"
@@ -61,12 +62,14 @@ func TestUnfreeze(t *testing.T) {
 	if shown := w.get(vmi).Status.FSFreezeStatus; shown != "" {
 		t.Errorf("a guest that did not freeze is shown as %q", shown)
 	}
-	w.act(g.Freeze(t.Context(), "ns", "a", 0))
-	w.passed += 24 * time.Hour
-	w.reconcile(vmi)
-	w.executor.tasks.wg.Wait()
-	if !w.hv.Machine().IsFrozen(refOf(vmi)) {
-		t.Error("thawed without a limit of time")
+	for _, limit := range []time.Duration{0, math.MaxInt64, math.MaxInt64 - time.Minute} {
+		w.act(g.Freeze(t.Context(), "ns", "a", limit))
+		w.passed += 24 * time.Hour
+		w.reconcile(vmi)
+		w.executor.tasks.wg.Wait()
+		if !w.hv.Machine().IsFrozen(refOf(vmi)) {
+			t.Errorf("thawed after a day, and the limit is %s", limit)
+		}
 	}
 	w.act(g.Unfreeze(t.Context(), "ns", "a"))
 	w.reconcile(vmi)
