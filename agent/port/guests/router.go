@@ -34,10 +34,14 @@ type Config struct {
 	Dial func(ctx context.Context, host string) (net.Conn, error)
 	// Speaker returns what this host says of itself to the others. Nil: nothing.
 	Speaker func() port.Speaker
-	// Timeout bounds a request other than a stream; a request to freeze a guest's file
-	// systems, which may take it long, three times as much. Default 15 s.
+	// Timeout bounds a request other than a stream; a request to freeze or unfreeze a guest's
+	// file systems, which may take it long, freezeTimes as much. Default 15 s.
 	Timeout time.Duration
 }
+
+// freezeTimes is how many times Config.Timeout a guest may take to freeze or unfreeze its file
+// systems: its host gives it 25 s for either, and to one that does not freeze 20 s more to unfreeze.
+const freezeTimes = 3
 
 // maxAnswerBytes bounds the answer of another host, the largest of which is the picture of
 // a display.
@@ -117,14 +121,14 @@ func (r *Router) Reset(ctx context.Context, namespace, name string) error {
 
 // Freeze implements GuestAgents.
 func (r *Router) Freeze(ctx context.Context, namespace, name string, limit time.Duration) error {
-	return r.actWithin(ctx, 3*r.config.Timeout, namespace, name, "freeze?limit="+limit.String(), func(ctx context.Context, namespace, name string) error {
+	return r.actWithin(ctx, freezeTimes*r.config.Timeout, namespace, name, "freeze?limit="+limit.String(), func(ctx context.Context, namespace, name string) error {
 		return r.config.Local.Freeze(ctx, namespace, name, limit)
 	})
 }
 
 // Unfreeze implements GuestAgents.
 func (r *Router) Unfreeze(ctx context.Context, namespace, name string) error {
-	return r.act(ctx, namespace, name, "unfreeze", r.config.Local.Unfreeze)
+	return r.actWithin(ctx, freezeTimes*r.config.Timeout, namespace, name, "unfreeze", r.config.Local.Unfreeze)
 }
 
 // Screenshot implements Instances.
