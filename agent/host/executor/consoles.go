@@ -44,6 +44,7 @@ func (c *sessions) openSession(uid string, preserve bool, dial func() (io.ReadWr
 		c.mu.Unlock()
 		return nil, errInUse
 	}
+	session.before = before
 	c.byUID[uid] = session
 	c.mu.Unlock()
 	if before != nil {
@@ -51,22 +52,44 @@ func (c *sessions) openSession(uid string, preserve bool, dial func() (io.ReadWr
 	}
 	stream, err := dial()
 	if err != nil {
-		c.restoreSession(uid, session, before)
+		c.restoreSession(uid, session)
 		return nil, err
 	}
 	session.begin(stream)
-	if before != nil && c.end {
-		before.cut()
-	}
+	c.settleTakeover(session)
 	return session, nil
 }
 
-// restoreSession puts back the session that was there before the failed one.
-func (c *sessions) restoreSession(uid string, failed, before *consoleSession) {
+// settleTakeover ends what a session has replaced, now that it is open: the session before it, and
+// those that this one had not yet replaced for good.
+func (c *sessions) settleTakeover(session *consoleSession) {
+	var replaced []*consoleSession
+	c.mu.Lock()
+	for before := session.before; before != nil; before = before.before {
+		replaced = append(replaced, before)
+	}
+	session.before = nil
+	c.mu.Unlock()
+	if !c.end {
+		return
+	}
+	for _, before := range replaced {
+		before.cut()
+	}
+}
+
+// restoreSession puts back the session that was there before the failed one: the last that has
+// neither failed nor been closed meanwhile.
+func (c *sessions) restoreSession(uid string, failed *consoleSession) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	failed.gone = true
 	if c.byUID[uid] != failed {
-		return
+		return // who came later puts it back, or has taken its place
+	}
+	before := failed.before
+	for before != nil && before.gone {
+		before = before.before
 	}
 	delete(c.byUID, uid)
 	if before != nil {
@@ -79,6 +102,7 @@ func (c *sessions) restoreSession(uid string, failed, before *consoleSession) {
 func (c *sessions) removeSession(uid string, session *consoleSession) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	session.gone = true
 	if c.byUID[uid] == session {
 		delete(c.byUID, uid)
 	}
@@ -88,6 +112,11 @@ func (c *sessions) removeSession(uid string, session *consoleSession) {
 type consoleSession struct {
 	closed func(*consoleSession)
 	last   string
+
+	// Guarded by the lock of sessions: before is the session that this one replaces, nil once it
+	// is open; gone says that it was closed, or could not be opened.
+	before *consoleSession
+	gone   bool
 
 	mu     sync.Mutex
 	stream io.ReadWriteCloser // nil until it is open
