@@ -36,6 +36,8 @@ type Driver struct {
 	queries, acts, ends, starts, agents, freezes, moves, counters *lane
 	// counted holds the UUIDs of the domains whose counters are being read.
 	counted sync.Map
+	// freezing holds the UIDs of the instances whose guests are being frozen or thawed.
+	freezing sync.Map
 	// recording has locks that are held while a domain's records are read, changed and
 	// written. A domain that is busy delays only the few others that share its lock.
 	recording [16]sync.Mutex

@@ -29,6 +29,11 @@ type fileSystems struct {
 // Freeze implements hypervisor.Freezer.
 func (d *Driver) Freeze(ctx context.Context, ref hypervisor.Ref) error {
 	return d.act(ctx, d.freezes, "freeze the file systems of", ref, func(dom *libvirt.Domain) error {
+		end, err := d.beginFreeze(ref)
+		if err != nil {
+			return err
+		}
+		defer end()
 		fs, err := d.fileSystemsOf(dom)
 		if err != nil {
 			return err
@@ -40,12 +45,27 @@ func (d *Driver) Freeze(ctx context.Context, ref hypervisor.Ref) error {
 // Thaw implements hypervisor.Freezer.
 func (d *Driver) Thaw(ctx context.Context, ref hypervisor.Ref) error {
 	return d.act(ctx, d.agents, "thaw the file systems of", ref, func(dom *libvirt.Domain) error {
+		end, err := d.beginFreeze(ref)
+		if err != nil {
+			return err
+		}
+		defer end()
 		fs, err := d.fileSystemsOf(dom)
 		if err != nil {
 			return err
 		}
 		return fs.thawAll()
 	})
+}
+
+// beginFreeze refuses to freeze or thaw a guest that is being frozen or thawed, until end is called.
+// A caller that does not wait any more does not end its call: without this, those who ask again
+// about one guest that hangs would take the whole lane.
+func (d *Driver) beginFreeze(ref hypervisor.Ref) (end func(), err error) {
+	if _, busy := d.freezing.LoadOrStore(ref.UID, true); busy {
+		return nil, fmt.Errorf("%w: its file systems are being frozen or thawed already", hypervisor.ErrRefused)
+	}
+	return func() { d.freezing.Delete(ref.UID) }, nil
 }
 
 func (d *Driver) fileSystemsOf(dom *libvirt.Domain) (fileSystems, error) {

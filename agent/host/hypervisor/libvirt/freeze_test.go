@@ -59,3 +59,31 @@ func TestFreezeStatus(t *testing.T) {
 		}
 	}
 }
+
+// A guest that hangs while it is frozen or thawed takes one place of its lane, however often it is
+// asked for again, also by those who have not waited for the end.
+func TestAGuestIsFrozenAndThawedOnceAtATime(t *testing.T) {
+	d := startDaemon(t)
+	driver := d.open(t)
+	owner := laneOwner("frozen", 1)
+	if _, err := driver.Start(t.Context(), d.guestXML(t, owner), hypervisor.StartOptions{Paused: true}); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { destroySoon(driver, owner.Ref) })
+	end, err := driver.beginFreeze(owner.Ref)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 2 * cap(driver.agents.slots) {
+		if err := driver.Thaw(t.Context(), owner.Ref); !errors.Is(err, hypervisor.ErrRefused) {
+			t.Errorf("thaw of a guest that is busy: %v", err)
+		}
+		if err := driver.Freeze(t.Context(), owner.Ref); !errors.Is(err, hypervisor.ErrRefused) {
+			t.Errorf("freeze of a guest that is busy: %v", err)
+		}
+	}
+	end()
+	if err := driver.Thaw(t.Context(), owner.Ref); err == nil || errors.Is(err, hypervisor.ErrRefused) {
+		t.Errorf("thaw of a guest without an agent that is not busy any more: %v", err)
+	}
+}
