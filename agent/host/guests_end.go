@@ -31,7 +31,7 @@ const (
 // meanwhile.
 func EndGuests(ctx context.Context, config Config, log *slog.Logger) error {
 	return onGuests(ctx, config, log, func(guests hypervisor.Hypervisor, log *slog.Logger) error {
-		return shutdown.Run(ctx, shutdown.Config{Guests: guests, Limit: expelledLimit, AtOnce: endedAtOnce, Logger: log})
+		return shutdown.Run(ctx, shutdown.Config{Guests: guests, Limit: expelledLimit, AtOnce: endedAtOnce, Frozen: executor.IsFrozen, Logger: log})
 	})
 }
 
@@ -62,7 +62,7 @@ func endWithHost(ctx context.Context, guests hypervisor.Hypervisor, limit time.D
 	began := time.Now()
 	ctx, cancel := context.WithTimeout(ctx, limit+lastPatience)
 	defer cancel()
-	cfg := shutdown.Config{Guests: guests, AtOnce: endedAtOnce, Logger: log, Ended: func(ctx context.Context, guest hypervisor.Domain, powerCut bool) {
+	cfg := shutdown.Config{Guests: guests, AtOnce: endedAtOnce, Frozen: executor.IsFrozen, Logger: log, Ended: func(ctx context.Context, guest hypervisor.Domain, powerCut bool) {
 		name, value, due := executor.HostEnd(guest, powerCut)
 		if !due {
 			return

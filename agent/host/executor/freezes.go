@@ -29,10 +29,16 @@ const shownFrozen = "frozen"
 
 // shownFreeze returns the fsFreezeStatus of a guest.
 func shownFreeze(domain hypervisor.Domain) string {
-	if domain.State.Active() && domain.Records[recordFrozen] != "" {
+	if IsFrozen(domain) {
 		return shownFrozen
 	}
 	return ""
+}
+
+// IsFrozen reports whether a guest runs whose file systems somebody had frozen, and nobody has
+// thawed as far as this host knows.
+func IsFrozen(guest hypervisor.Domain) bool {
+	return guest.State.Active() && guest.Records[recordFrozen] != ""
 }
 
 // Freeze implements guests.GuestAgents.

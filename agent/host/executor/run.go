@@ -255,7 +255,7 @@ func (e *Executor) readSituation(ctx context.Context, r *run) (err error) {
 	r.failure = e.failures.of(uid)
 	r.busy = len(e.starting) == cap(e.starting)
 	r.unlimited = r.active() && r.domain.MemoryLimit == 0 && !e.limits.wasTried(uid)
-	r.thawDue = r.active() && r.domain.Records[recordFrozen] != "" && e.thaws.isDue(uid, e.BootTime())
+	r.thawDue = IsFrozen(r.domain) && e.thaws.isDue(uid, e.BootTime())
 	r.traces = e.traces.has(r.ref)
 	r.withheld = false
 	if r.claimed && !r.active() {

@@ -35,6 +35,7 @@ type Guests interface {
 	Get(ctx context.Context, ref hypervisor.Ref) (hypervisor.Domain, error)
 	Shutdown(ctx context.Context, ref hypervisor.Ref) error
 	Resume(ctx context.Context, ref hypervisor.Ref) error
+	Thaw(ctx context.Context, ref hypervisor.Ref) error
 	Destroy(ctx context.Context, ref hypervisor.Ref) error
 }
 
@@ -46,6 +47,9 @@ type Config struct {
 	Limit time.Duration
 	// AtOnce is how many guests shut down at the same time.
 	AtOnce int
+	// Frozen, if set, reports whether a guest's file systems may be frozen, so that it cannot
+	// shut down.
+	Frozen func(guest hypervisor.Domain) bool
 	// Ended, if set, is called after a guest has ended; powerCut says that it did not shut
 	// down in time. It may be called for several guests at once.
 	Ended func(ctx context.Context, guest hypervisor.Domain, powerCut bool)
@@ -112,6 +116,12 @@ func (c Config) end(ctx context.Context, guest hypervisor.Domain, limit time.Tim
 	if guest.State == hypervisor.StatePaused && guest.Reason != hypervisor.ReasonMigration && time.Now().Before(until) {
 		// A paused guest cannot handle the request.
 		c.try(ctx, ref, "resume", c.Guests.Resume)
+	}
+	if c.Frozen != nil && c.Frozen(guest) {
+		// An agent that hangs must leave time to ask the guest.
+		thawing, cancel := context.WithTimeout(ctx, time.Until(until)/2)
+		c.try(thawing, ref, "thaw", c.Guests.Thaw)
+		cancel()
 	}
 	var asked time.Time
 	for {

@@ -47,6 +47,34 @@ func configFor(f *hypervisortest.Fake, e *ends) Config {
 	return Config{Guests: f, Limit: 2 * time.Minute, AtOnce: 16, Ended: e.note, Logger: slog.New(slog.DiscardHandler)}
 }
 
+// A guest that cannot write is thawed, and shuts down. One whose agent does not do it is asked
+// nevertheless.
+func TestFrozenGuestsAreThawedToShutDown(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := hypervisortest.NewFake()
+		defer f.Close()
+		for _, name := range []string{"thaws", "hangs"} {
+			ref := start(t, f, name, 60, false)
+			err := errors.Join(f.Machine().SetAgent(ref, &hypervisor.GuestInfo{}), f.Freeze(t.Context(), ref), f.SetRecord(t.Context(), ref, "held", "yes"))
+			if name == "hangs" {
+				err = errors.Join(err, f.Machine().SetAgent(ref, nil))
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		e := &ends{}
+		cfg := configFor(f, e)
+		cfg.Frozen = func(guest hypervisor.Domain) bool { return guest.Records["held"] != "" }
+		if err := Run(t.Context(), cfg); err != nil {
+			t.Fatal(err)
+		}
+		if e.cut["thaws"] || !e.cut["hangs"] {
+			t.Errorf("power cut: %v", e.cut)
+		}
+	})
+}
+
 // Each guest gets its own time, one that does not use it loses its power, and what is not ours
 // goes on.
 func TestGuestsShutDownInTheirTime(t *testing.T) {
