@@ -145,7 +145,7 @@ func makeNamespaces(t testing.TB, h *host) {
 			t.Fatal(err)
 		}
 	}
-	for _, kind := range []string{"VirtualMachine", "VirtualMachineInstance", "Secret", "Node", "Role", "ClusterRole", "RoleBinding"} {
+	for _, kind := range []string{"VirtualMachine", "VirtualMachineInstance", "Secret", "Node", "Role", "ClusterRole", "RoleBinding", "VirtualMachineInstancetype", "VirtualMachineClusterPreference"} {
 		k := kindNamed(t, kind)
 		for _, namespace := range []string{"blue", "red"} {
 			var to dynamic.ResourceInterface = client.Resource(k.GVK.GroupVersion().WithResource(k.Resource))
@@ -280,6 +280,9 @@ func request(t testing.TB, verb, resource, namespace string) (method, url, body,
 	}
 	if !ok {
 		t.Fatalf("no resource %s of %q", resource, group)
+	}
+	if k.GVK.Group == group && group != "" {
+		root = "/apis/" + k.GVK.GroupVersion().String() + "/"
 	}
 	name := "one"
 	if resource == "namespaces" {

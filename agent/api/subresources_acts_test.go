@@ -300,9 +300,9 @@ func TestExpandSpec(t *testing.T) {
 	}
 	for says, body := range map[string]string{
 		"empty request body": "", "Can not unmarshal": "{", "Object is not a valid VirtualMachine": fill("", `,"nonsense":1`),
-		"VM namespace must be empty or default":                                        fill(`,"namespace":"other"`, ""),
-		"VirtualMachineClusterInstancetype.instancetype.kubevirt.io \"big\" not found": fill("", `,"instancetype":{"name":"big"}`),
-		"VirtualMachinePreference.instancetype.kubevirt.io \"fedora\" not found":       fill("", `,"preference":{"kind":"VirtualMachinePreference","name":"fedora"}`),
+		"VM namespace must be empty or default":                                                    fill(`,"namespace":"other"`, ""),
+		"VirtualMachineClusterInstancetype.instancetype.kubevirt.io \"big\" cannot be written out": fill("", `,"instancetype":{"name":"big"}`),
+		"VirtualMachinePreference.instancetype.kubevirt.io \"fedora\" cannot be written out":       fill("", `,"preference":{"kind":"VirtualMachinePreference","name":"fedora"}`),
 	} {
 		if _, err := put("default", body); !apierrors.IsBadRequest(err) || !strings.Contains(err.Error(), says) {
 			t.Errorf("%q: %v, want %q", body, err, says)

@@ -63,7 +63,7 @@ func All() []Level {
 		{Keyring, "the private key of the mesh's CA leaves the replicated state for the keyring of the voters, once a recovery bundle was made"},
 		{Apart, "hosts are known by their records and keys, not by the word of the CA alone, and the key that encrypts gossip can be replaced; backups are encrypted, so that the recovery bundle opens them; Secrets are encrypted in the replicated state once a recovery bundle has their key; volumes and empty disks count against the disks of their host"},
 		{Succession, "the mesh's CA can be replaced, and hosts that were off learn from a signed list who votes now; a recovery bundle stays good when keys are replaced; hosts seal the keyring on their disks, and ConfigMaps can be encrypted"},
-		{Access, "people and programs have rights of their own: roles and role bindings, service accounts and their tokens; ResourceQuotas limit what a namespace has; no host writes the record of another; the HyperConverged configures virtualization"},
+		{Access, "people and programs have rights of their own: roles and role bindings, service accounts and their tokens; ResourceQuotas limit what a namespace has; no host writes the record of another; the HyperConverged configures virtualization; instance types and preferences are stored"},
 	}
 }
 

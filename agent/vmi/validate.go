@@ -26,6 +26,10 @@ var runStrategies = []kubevirtv1.VirtualMachineRunStrategy{
 	kubevirtv1.RunStrategyOnce,
 }
 
+// InstancetypesAreNotApplied is what users are told of every instance type and preference, and
+// of a machine that names one.
+const InstancetypesAreNotApplied = "no machine can use instance types and preferences in this version"
+
 // ValidateVirtualMachine checks a new VirtualMachine. Its template is checked with the
 // defaults that its instances will get.
 func ValidateVirtualMachine(d Defaults, vm *kubevirtv1.VirtualMachine) field.ErrorList {
@@ -35,10 +39,10 @@ func ValidateVirtualMachine(d Defaults, vm *kubevirtv1.VirtualMachine) field.Err
 	}
 	errs := append(validateName(vm.Name), validateRunStrategy(path, &vm.Spec)...)
 	if vm.Spec.Instancetype != nil {
-		errs = append(errs, field.Forbidden(path.Child("instancetype"), "instance types are not served: give CPU and memory in the template"))
+		errs = append(errs, field.Forbidden(path.Child("instancetype"), InstancetypesAreNotApplied+": give CPU and memory in the template"))
 	}
 	if vm.Spec.Preference != nil {
-		errs = append(errs, field.Forbidden(path.Child("preference"), "preferences are not served: give the devices in the template"))
+		errs = append(errs, field.Forbidden(path.Child("preference"), InstancetypesAreNotApplied+": give the devices in the template"))
 	}
 	template := path.Child("template")
 	errs = append(errs, validateReservedLabels(template.Child("metadata", "labels"), vm.Spec.Template.ObjectMeta.Labels)...)

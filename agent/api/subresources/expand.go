@@ -12,26 +12,28 @@ import (
 	genericapirequest "k8s.io/apiserver/pkg/endpoints/request"
 	kubevirtv1 "kubevirt.io/api/core/v1"
 	"sigs.k8s.io/json"
+
+	machine "virtmesh/agent/vmi"
 )
 
 // instancetypeGroup is KubeVirt's group of instance types and preferences.
 const instancetypeGroup = "instancetype.kubevirt.io"
 
-// expand returns the machine with its instance type and its preference written out. There
-// are none of either yet, so a machine that names one names what does not exist.
+// expand refuses a machine that names an instance type or a preference: they are stored, and
+// nothing writes them out yet. A machine without either is expanded as it is.
 func expand(vm *kubevirtv1.VirtualMachine) error {
-	missing := func(kind, ofCluster, name string) error {
+	refuse := func(kind, ofCluster, name string) error {
 		if kind == "" {
 			kind = ofCluster
 		}
 		gr := metav1.GroupKind{Group: instancetypeGroup, Kind: kind}
-		return fmt.Errorf("%s %q not found: virtmesh has no instance types and preferences yet", gr.String(), name)
+		return fmt.Errorf("%s %q cannot be written out: %s", gr.String(), name, machine.InstancetypesAreNotApplied)
 	}
 	if t := vm.Spec.Instancetype; t != nil {
-		return missing(t.Kind, "VirtualMachineClusterInstancetype", t.Name)
+		return refuse(t.Kind, "VirtualMachineClusterInstancetype", t.Name)
 	}
 	if p := vm.Spec.Preference; p != nil {
-		return missing(p.Kind, "VirtualMachineClusterPreference", p.Name)
+		return refuse(p.Kind, "VirtualMachineClusterPreference", p.Name)
 	}
 	return nil
 }
